@@ -1,0 +1,283 @@
+"""The config: every setting of a hierarchy, who made it, and which one wins.
+
+One `Config` belongs to the root of a hierarchy. It is a tree of nodes, one for each place that somebody set something
+at, whether a module stands there at the moment or not. Read as a mapping it has the keys
+``("block", "layer", "out_features")`` and lists of `ConfigItem`.
+
+Invariants:
+    * The user's setting beats everything; else the source closest to the root wins; among equals the latest.
+    * A setting knows the module whose ``__init__`` made it and goes when that module is constructed again.
+    * Whether an item is a `ConfigItem` or a `DetachedConfigItem` follows from where its source stands now, so that
+      a detached item cannot outlive the moment at which its source and its target came into one hierarchy.
+    * Every change is noted in the journal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replayml.core import tags
+from replayml.core.journal import note
+from replayml.core.tape import Path, Where
+
+__all__ = ["Config", "ConfigItem", "DetachedConfigItem", "Edit", "Node", "Setting", "next_serial"]
+
+_serials = itertools.count(1)
+
+
+def next_serial() -> int:
+    """Return a number greater than all returned before: the order in which things were set."""
+    return next(_serials)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigItem:
+    """One setting, as it is read from a `Config`.
+
+    Attributes:
+        source: The tags of the module whose ``__init__`` made the setting; None when the user made it.
+        value: The value.
+        where: The line of the call that made it.
+    """
+
+    source: Path | None
+    value: Any
+    where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedConfigItem:
+    """One setting whose source does not stand in the same hierarchy (yet).
+
+    Attributes:
+        source: The module whose ``__init__`` made the setting.
+        value: The value.
+        where: The line of the call that made it.
+    """
+
+    source: Any
+    value: Any
+    where: Where | None = None
+
+
+class Setting:
+    """A stored setting: the value of one name, and who made it.
+
+    Attributes:
+        by: The module under construction when it was set; None for the user.
+        maker: Who makes it again: a module (in its ``__init__``), an `Edit`, or None for nobody.
+        serial: Its place in the order in which things were set.
+        carried: True when it came into the hierarchy with its module.
+        during: The serial of the user's call in the course of which it was set.
+    """
+
+    __slots__ = ("by", "carried", "during", "maker", "serial", "value", "where")
+
+    def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int) -> None:
+        self.by = by
+        self.maker = maker
+        self.value = value
+        self.where = where
+        self.serial = serial
+        self.carried = False
+        self.during = 0
+
+    def copy(self) -> Setting:
+        """Return the same setting for the larger hierarchy that its module came into."""
+        new = Setting(self.by, self.maker, self.value, self.where, self.serial)
+        new.during = self.during
+        new.carried = True
+        return new
+
+
+class Edit:
+    """A stored call that is made again whenever its target is constructed again.
+
+    Attributes:
+        by: The module under construction when the call was made; None for the user.
+        maker: Who makes it again besides: a module (in its ``__init__``), an outer `Edit`, or None for nobody.
+        method: The name of the method.
+        args: The positional arguments, as they were given.
+        kwargs: The keyword arguments, as they were given.
+        serial: Its place in the order in which things were set.
+        made: What the call itself set elsewhere; it goes before the call is made again.
+        carried: True when it came into the hierarchy with its module.
+        during: The serial of the user's call in the course of which it was made.
+    """
+
+    __slots__ = ("args", "by", "carried", "during", "kwargs", "made", "maker", "method", "serial", "where")
+
+    def __init__(
+        self, by: Any, maker: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where | None
+    ) -> None:
+        self.by = by
+        self.maker = maker
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.where = where
+        self.serial = next_serial()
+        self.made: list[Placed] = []
+        self.carried = False
+        self.during = 0
+
+    def copy(self) -> Edit:
+        """Return the same edit for the larger hierarchy that its module came into."""
+        new = Edit.__new__(Edit)
+        for name in Edit.__slots__:
+            setattr(new, name, getattr(self, name))
+        new.carried = True
+        return new
+
+
+class Node:
+    """What was set at one place: settings by name, edits, and the nodes below."""
+
+    __slots__ = ("children", "edits", "items")
+
+    def __init__(self) -> None:
+        self.items: dict[str, list[Setting]] = {}
+        self.edits: list[Edit] = []
+        self.children: dict[str, Node] = {}
+
+
+Placed = tuple[Node, str | None, "Setting | Edit"]
+
+
+class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
+    """All that was set in one hierarchy.
+
+    Args:
+        owner: The root module of the hierarchy.
+    """
+
+    __slots__ = ("owner", "root")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.root = Node()
+
+    # Reading as a mapping -------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[tuple[Path, list[Setting]]]:
+        stack: list[tuple[Path, Node]] = [((), self.root)]
+        while stack:
+            path, node = stack.pop()
+            shown = tags.visible(self.owner, path)
+            for name, settings in node.items.items():
+                if settings:
+                    yield (*shown, name), settings
+            stack += [((*path, slot), child) for slot, child in node.children.items()]
+
+    def _view(self, setting: Setting) -> ConfigItem | DetachedConfigItem:
+        if setting.by is None:
+            return ConfigItem(None, setting.value, setting.where)
+        if tags.root(setting.by) is self.owner:
+            return ConfigItem(tags.shown(setting.by), setting.value, setting.where)
+        return DetachedConfigItem(setting.by, setting.value, setting.where)
+
+    def __getitem__(self, key: Path) -> list[ConfigItem | DetachedConfigItem]:
+        for path, settings in self._entries():
+            if path == key:
+                return [self._view(setting) for setting in settings]
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[Path]:
+        return (path for path, _ in self._entries())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._entries())
+
+    def __repr__(self) -> str:
+        return f"Config({dict(self.items())!r})"
+
+    # Looking up -----------------------------------------------------------------------------------------------
+
+    def find(self, path: Path) -> Node | None:
+        """Return the node at a path of slots, or None when nothing was ever set there or below."""
+        node: Node | None = self.root
+        for slot in path:
+            node = node.children.get(slot)  # type: ignore[union-attr]
+            if node is None:
+                return None
+        return node
+
+    def ensure(self, path: Path) -> Node:
+        """Return the node at a path of slots; it is made when there is none."""
+        node = self.root
+        for slot in path:
+            child = node.children.get(slot)
+            if child is None:
+                child = node.children[slot] = Node()
+            node = child
+        return node
+
+    def below(self, path: Path) -> Iterator[tuple[Path, Node]]:
+        """Yield every node at or below a path, the upper ones first."""
+        start = self.find(path)
+        stack = [] if start is None else [(path, start)]
+        while stack:
+            at, node = stack.pop()
+            yield at, node
+            stack += [((*at, slot), child) for slot, child in reversed(node.children.items())]
+
+    # Changing -------------------------------------------------------------------------------------------------
+
+    def clear_below(self, path: Path) -> None:
+        """Forget all that was set at or below a path."""
+        if not path:
+            return
+        parent = self.find(path[:-1])
+        node = parent.children.pop(path[-1], None) if parent is not None else None
+        if parent is not None and node is not None:
+            note(parent.children.__setitem__, path[-1], node)
+
+
+def place(node: Node, name: str | None, thing: Setting | Edit) -> Placed:
+    """Put a setting (under its name) or an edit (name None) into a node."""
+    kept: list[Any] = node.edits if name is None else node.items.setdefault(name, [])
+    kept.append(thing)
+    note(_discard, kept, thing)
+    return node, name, thing
+
+
+def displace(placed: Placed) -> None:
+    """Take a setting or an edit out of its node again, if it is still there."""
+    node, name, thing = placed
+    kept: list[Any] = node.edits if name is None else node.items.get(name, [])
+    for index, other in enumerate(kept):
+        if other is thing:
+            del kept[index]
+            note(kept.insert, index, thing)
+            return
+
+
+def _discard(kept: list[Any], thing: Setting | Edit) -> None:
+    for index in range(len(kept) - 1, -1, -1):
+        if kept[index] is thing:
+            del kept[index]
+            return
+
+
+def winner(settings: list[Setting], owner: Any) -> Setting:
+    """Return the setting that counts.
+
+    Args:
+        settings: The candidates; at least one.
+        owner: The root of the hierarchy in which they compete.
+    """
+    if len(settings) == 1:
+        return settings[0]
+    return max(settings, key=lambda setting: (*rank(setting.by, owner), setting.serial))
+
+
+def rank(by: Any, owner: Any) -> tuple[int, int]:
+    """Return what to sort settings by: the user's are greatest, then those from outside, then from the root down."""
+    if by is None:
+        return (2, 0)
+    if tags.root(by) is not owner:
+        return (1, 0)
+    return (0, -len(tags.path(by)))

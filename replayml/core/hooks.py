@@ -1,0 +1,273 @@
+"""The decorators that make a method part of the record: ``@stateful``, ``@after_init``, ``@after_build``, ...
+
+    ===============  ==============================  ===============================  ==========
+    decorator        runs                            again after the module is        on the tape
+                                                     constructed again
+    ===============  ==============================  ===============================  ==========
+    ``stateful``     at once                         no                               yes
+    ``edit``         at once                         yes                              yes
+    ``after_init``   at once; inside the module's    yes                              yes
+                     own ``__init__``: at its end
+    ``before_...``,  when the phase comes            yes                              yes
+    ``after_...``
+    ===============  ==============================  ===============================  ==========
+
+Invariants:
+    * Only the outermost call of the user goes on the tape; what it calls in turn does not.
+    * A call made by the ``__init__`` of an outer module is kept as long as that ``__init__`` is not run again.
+    * A call that raises leaves tape, config, children and attributes as they were.
+    * On a built model a decorated method is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from replayml.core import tags
+from replayml.core.config import Edit, next_serial
+from replayml.core.errors import AlreadyBuiltError, ConfigurationError
+from replayml.core.journal import note, transaction
+from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, ExtendedConstructorMeta, Frame, capture, entered, scope
+from replayml.core.record import HookCall, Record
+from replayml.core.tape import Path, TapeEntry, TreeRef, Where, caller
+from replayml.core.tree import add_edit
+
+__all__ = [
+    "after_build",
+    "after_deploy",
+    "after_fit",
+    "after_init",
+    "before_build",
+    "before_deploy",
+    "before_fit",
+    "edit",
+    "is_recorded",
+    "run_hooks",
+    "stateful",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PHASES = frozenset({"before_build", "after_build", "before_fit", "after_fit", "before_deploy", "after_deploy"})
+
+
+def stateful(function: F) -> F:
+    """Record calls of a method on the tape, and do nothing else.
+
+    Example:
+        >>> import replayml
+        >>> class Counter(replayml.Module):
+        ...     def __init__(self):
+        ...         self.count = 0
+        ...     @replayml.stateful
+        ...     def add(self, number):
+        ...         self.count += number
+        >>> counter = Counter()
+        >>> counter.add(3)
+        >>> counter.new().count
+        3
+    """
+    return _recorded(function, "stateful")
+
+
+def edit(function: F) -> F:
+    """Run a method at once, and again whenever its module is constructed again."""
+    return _recorded(function, "edit")
+
+
+def after_init(function: F) -> F:
+    """Run a method after each ``__init__`` of its module; at once when that is over already."""
+    return _recorded(function, "after_init")
+
+
+def before_build(function: F) -> F:
+    """Run a method when the model is about to be built."""
+    return _recorded(function, "before_build")
+
+
+def after_build(function: F) -> F:
+    """Run a method on the built module; on a layer, on the object that replaced it."""
+    return _recorded(function, "after_build")
+
+
+def before_fit(function: F) -> F:
+    """Run a method when training is about to start."""
+    return _recorded(function, "before_fit")
+
+
+def after_fit(function: F) -> F:
+    """Run a method when training is over."""
+    return _recorded(function, "after_fit")
+
+
+def before_deploy(function: F) -> F:
+    """Run a method when the module is about to be deployed."""
+    return _recorded(function, "before_deploy")
+
+
+def after_deploy(function: F) -> F:
+    """Run a method when the module is deployed."""
+    return _recorded(function, "after_deploy")
+
+
+def is_recorded(function: object) -> bool:
+    """Tell whether a function carries the mark of one of the decorators."""
+    return isinstance(function, FunctionType) and hasattr(function, "__recorded__")
+
+
+def run_hooks(module: Any, phase: str, target: Any = None) -> None:
+    """Run the calls that wait for a phase, once, in the order in which they were made.
+
+    Args:
+        module: The module whose calls wait.
+        phase: The phase, such as ``"after_build"``.
+        target: The object to run them on, if it is not the module.
+    """
+    hooks = module._record.hooks
+    for call in () if hooks is None else hooks.pop(phase, ()):
+        call.function(module if target is None else target, *call.args, **call.kwargs)
+
+
+def _recorded(function: F, kind: str) -> F:
+    name = function.__name__
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        record: Record | None = self.__dict__.get("_record")
+        if record is None or record.built:
+            if kind == "before_build":
+                raise AlreadyBuiltError(
+                    f"{name}() waits for the build of {type(self).__name__}, which is over. "
+                    "Call it on an unbuilt copy: model.new()"
+                )
+            return function(self, *args, **kwargs)
+        top = scope()
+        if top is not None:
+            if top.kind is QUIET:
+                return function(self, *args, **kwargs)
+            if top.module is self and top.kind is not REPLAY:
+                return perform(self, args, kwargs, own_init=top.kind is CONSTRUCT)
+        if record.gone is not None:
+            return getattr(_successor(self, record), name)(*args, **kwargs)
+        return _record_call(self, record, top, args, kwargs)
+
+    def perform(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any], own_init: bool = False) -> Any:
+        record: Record = self._record
+        phase = kind if kind in PHASES else "after_init" if kind == "after_init" and own_init else None
+        if phase is None:
+            return function(self, *args, **kwargs)
+        if record.hooks is None:
+            record.hooks = {}
+        waiting = record.hooks.setdefault(phase, [])
+        waiting.append(HookCall(function, args, kwargs))
+        note(waiting.pop)
+        return self
+
+    def _record_call(self: Any, record: Record, top: Frame | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        by = None if top is None else top.by
+        nested = top is not None and top.kind is CALL
+        where = top.where if top is not None and top.kind is REPLAY else caller()
+        roots = tags.roots(self)
+        outside = top is not None and all(root is not tags.root(top.module) for root in roots if top.kind is not REPLAY)
+        on_tape = (by is None and not nested) or outside
+        with transaction():
+            entries = [_entry(self, root, name, args, kwargs, where, by) for root in roots] if on_tape else []
+            maker = by if not nested or top.edit is None else top.edit  # type: ignore[union-attr]
+            made: Edit | None = None
+            if kind != "stateful":
+                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), where)
+                made.during = top.during if nested else 0  # type: ignore[union-attr]
+                add_edit(self, made)
+                record.apply(made.serial)
+            serial = next_serial() if made is None else made.serial
+            inherited = top.edit if nested else None  # type: ignore[union-attr]
+            during = top.during if nested else serial  # type: ignore[union-attr]
+            with entered(Frame(CALL, self, by=by, edit=made or inherited, where=where, during=during)):
+                result = perform(self, args, kwargs)
+            for root, entry in zip(roots, entries, strict=False):
+                tape = root._record.call.tape
+                tape.append(_numbered(entry, serial))
+                note(tape.pop)
+        return result
+
+    method.__recorded__ = kind  # type: ignore[attr-defined]
+    method.__perform__ = perform  # type: ignore[attr-defined]
+    return method  # type: ignore[return-value]
+
+
+def _numbered(entry: TapeEntry, serial: int) -> TapeEntry:
+    return TapeEntry(entry.tags, entry.method, entry.args, entry.kwargs, entry.where, entry.maker, serial)
+
+
+def _entry(
+    module: Any, root: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where | None, by: Any
+) -> TapeEntry:
+    path = next(tags.visible(top, slots) for top, slots in tags.paths(module) if top is root)
+    return TapeEntry(path, name, recorded_value(args, root), recorded_value(kwargs, root), where, by)
+
+
+def recorded_value(value: Any, root: Any) -> Any:
+    """Return a value as a tape keeps it: what stands in the tree by reference, other modules as records."""
+    return capture(_with_references(value, root, by_slots=False))
+
+
+def _by_slots(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    root = tags.root(module)
+    return _with_references(args, root, by_slots=True), _with_references(kwargs, root, by_slots=True)
+
+
+def _with_references(value: Any, root: Any, by_slots: bool) -> Any:
+    kind = type(value)
+    if isinstance(kind, ExtendedConstructorMeta):
+        record = value._record
+        if not record.built and (value is root or record.links):
+            for top, slots in tags.paths(value):
+                if top is root:
+                    return TreeRef(slots if by_slots else tags.visible(top, slots))
+        return value
+    if isinstance(value, nn.Module):
+        found = _find_plain(value, root)
+        return value if found is None else TreeRef(found)
+    if isinstance(value, nn.Parameter):
+        for name, parameter in root.named_parameters(remove_duplicate=False):
+            if parameter is value:
+                *path, last = name.split(".")
+                return TreeRef(tuple(path), last)
+        return value
+    if kind is tuple or kind is list:
+        new = [_with_references(item, root, by_slots) for item in value]
+        return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
+    if kind is dict:
+        items = {key: _with_references(item, root, by_slots) for key, item in value.items()}
+        return value if all(items[key] is item for key, item in value.items()) else items
+    return value
+
+
+def _find_plain(module: nn.Module, root: Any) -> Path | None:
+    """Return the path of a plain module that stands in the tree already, or None."""
+    known = root._record.plain
+    if known is None or id(module) not in known:
+        return None
+    for name, other in root.named_modules(remove_duplicate=False):
+        if other is module and name:
+            return tuple(name.split("."))
+    return None
+
+
+def _successor(module: Any, record: Record) -> Any:
+    """Return the module that took the place of one whose parent was constructed again."""
+    parent, slots = record.gone  # type: ignore[misc]
+    if parent._record.gone is not None:
+        parent = _successor(parent, parent._record)
+    found = tags.child_at(parent, slots)
+    if type(found) is not type(module):
+        raise ConfigurationError(
+            f"this {type(module).__name__} stood at {'.'.join(slots)!r} of {type(parent).__name__}, which was "
+            "constructed again and has no such module there now. Take the module that you want from the model."
+        )
+    return found

@@ -1,0 +1,198 @@
+"""The metaclass: it records the call that makes a module, and knows who is being constructed right now.
+
+Invariants:
+    * The arguments recorded are those of the outermost call, whatever ``__init__`` chains pass on.
+    * "Who is being constructed" is an immutable tuple in one ``ContextVar``: threads and asyncio tasks do not see
+      each other, and every exit restores it, one by an exception included.
+    * A constructor that raises leaves nothing behind: what it did to its arguments is undone.
+    * Recording copies no tensor and no module.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, TypeVar
+
+from replayml.core.config import Edit, next_serial
+from replayml.core.journal import transaction
+from replayml.core.record import Record
+from replayml.core.tape import CallRecord, Where, caller
+
+__all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope"]
+
+T = TypeVar("T")
+
+CONSTRUCT, CALL, QUIET, REPLAY = "construct", "call", "quiet", "replay"
+
+_scope: ContextVar[tuple[Frame, ...]] = ContextVar("replayml_scope", default=())
+
+
+class Frame:
+    """One step of what replayml is doing right now.
+
+    Attributes:
+        kind: ``construct`` (an ``__init__`` runs), ``call`` (a recorded method runs), ``quiet`` (nothing is
+            recorded: a forward pass, a build) or ``replay`` (a tape is replayed: the user's level again).
+        module: The module that the step is about.
+        by: The innermost module under construction, or None for the user.
+        edit: The innermost edit that is being carried out, or None.
+        where: The line to record instead of the caller's.
+        during: The serial of the user's call that is being carried out, or 0.
+    """
+
+    __slots__ = ("by", "during", "edit", "kind", "module", "where")
+
+    def __init__(
+        self,
+        kind: str,
+        module: Any,
+        by: Any = None,
+        edit: Edit | None = None,
+        where: Where | None = None,
+        during: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.module = module
+        self.by = by
+        self.edit = edit
+        self.where = where
+        self.during = during
+
+
+def scope() -> Frame | None:
+    """Return the innermost step, or None at the user's level."""
+    frames = _scope.get()
+    return frames[-1] if frames else None
+
+
+class entered:
+    """Be inside a step while the block runs. With ``fresh`` the outer steps are out of sight."""
+
+    __slots__ = ("_frame", "_fresh", "_token")
+
+    def __init__(self, frame: Frame, fresh: bool = False) -> None:
+        self._frame = frame
+        self._fresh = fresh
+
+    def __enter__(self) -> None:
+        outer = () if self._fresh else _scope.get()
+        self._token: Token[tuple[Frame, ...]] = _scope.set((*outer, self._frame))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _scope.reset(self._token)
+
+
+def not_top_level(module: Any) -> entered:
+    """Return the block inside which ``module`` is the one under construction."""
+    return entered(Frame(CONSTRUCT, module, by=module))
+
+
+def quiet() -> entered:
+    """Return the block inside which nothing is recorded."""
+    return entered(Frame(QUIET, None))
+
+
+class ExtendedConstructorMeta(type):
+    """The metaclass of `replayml.Module`."""
+
+    _classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, namespace, **kwargs)
+        ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    def __call__(cls: type[T], *args: Any, **kwargs: Any) -> T:
+        """Construct a module and record the call."""
+        if "__from_ckpt_application" in kwargs:
+            return cls._from_checkpoint_call(kwargs)  # type: ignore[attr-defined,no-any-return]
+        module: Any = cls.__new__(cls, *args, **kwargs)
+        _record(module, cls, args, kwargs)
+        module._init_torch()
+        cls.__pre_init__(module, *args, **kwargs)  # type: ignore[attr-defined]
+        with transaction():
+            module.__construct__()
+        return module  # type: ignore[no-any-return]
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The signature of the user's ``__init__``, which ``inspect``, ``help()`` and editors show."""
+        init = inspect.getattr_static(cls, "__init__")
+        signature = inspect.signature(init)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _record(module: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Give a new module its record."""
+    frames = _scope.get()
+    top = frames[-1] if frames else None
+    record = Record()
+    record.args = args
+    record.kwargs = kwargs
+    record.call = CallRecord(
+        cls,
+        capture(args) if args else args,
+        capture(kwargs) if kwargs else kwargs,
+        [],
+        top.where if top is not None and top.kind is REPLAY else caller(),
+    )
+    record.links = []
+    record.children = {}
+    record.constructed_at = next_serial()
+    module.__dict__["_record"] = record
+    maker = None if top is None else top.by
+    if maker is not None:
+        record.maker = maker
+        _expect(maker._record, record, module)
+
+
+def _expect(maker: Record, record: Record, module: Any) -> None:
+    """Look up where a new module will stand if its maker does as the last time, so that it is made right at once."""
+    if maker.creations is None:
+        maker.creations = []
+    number = len(maker.creations)
+    maker.creations.append(module)
+    if maker.forecast is not None and number < len(maker.forecast):
+        forecast = maker.forecast[number]
+        if forecast is not None and forecast.cls is record.call.cls:
+            record.expected = (record.maker, forecast.path)
+            record.forecast = forecast.below
+
+
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type})
+
+
+def capture(value: Any) -> Any:
+    """Return a value with every unbuilt replayml module in it replaced by its `CallRecord`.
+
+    Values without such a module come back as they are; nothing else is copied.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if isinstance(kind, ExtendedConstructorMeta):
+        record = value.__dict__["_record"]
+        return value if record.built else record.call
+    if kind is tuple or kind is list:
+        new = [capture(item) for item in value]
+        return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
+    if kind is dict:
+        items = {key: capture(item) for key, item in value.items()}
+        return value if all(items[key] is item for key, item in value.items()) else items
+    return value
+
+
+def registered_classes() -> Mapping[str, type]:
+    """Return every class made by the metaclass, by its qualified name.
+
+    Example:
+        >>> import replayml
+        >>> registered_classes()["replayml.layers.layer.Layer"] is replayml.Layer
+        True
+    """
+    return dict(ExtendedConstructorMeta._classes)

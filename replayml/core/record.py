@@ -1,0 +1,182 @@
+"""What replayml knows about one module, in one object beside the module's own attributes.
+
+Invariants:
+    * The record is the only attribute that replayml adds to a module: ``module.__dict__["_record"]``.
+    * ``links`` of a child and ``children`` of its parent always agree.
+    * The record of a built model holds its blueprint and nothing else, so that a built model is as light, as
+      picklable and as free of cycles as a plain ``torch.nn.Module``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from replayml.core.config import Config, Setting
+from replayml.core.journal import note
+from replayml.core.tape import CallRecord, Path
+
+__all__ = ["Blueprint", "Forecast", "HookCall", "Record", "Slots"]
+
+NOTHING: Any = MappingProxyType({})
+
+
+class Blueprint:
+    """The record of a model as it was when it was built; copies of the built model share it.
+
+    Attributes:
+        call: The model as data.
+        sizes: What was read off the example input: tags -> name -> value.
+    """
+
+    __slots__ = ("call", "sizes")
+
+    def __init__(self, call: CallRecord, sizes: dict[Path, dict[str, Any]]) -> None:
+        self.call = call
+        self.sizes = sizes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Blueprint:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Blueprint, (self.call, self.sizes)
+
+
+class HookCall:
+    """A method call that waits for its phase, such as ``after_build``."""
+
+    __slots__ = ("args", "function", "kwargs")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+
+
+class Forecast(NamedTuple):
+    """Where a module stood that an ``__init__`` made: where it will stand when that ``__init__`` does the same again.
+
+    Attributes:
+        cls: Its class.
+        path: Its slots below the module that made it.
+        below: The same for what it made itself.
+    """
+
+    cls: type
+    path: Path
+    below: list[Forecast | None]
+
+
+class Slots:
+    """The slots of a list whose elements were moved: which slot stands at which index."""
+
+    __slots__ = ("_index", "order")
+
+    def __init__(self, order: list[str]) -> None:
+        self.order = order
+        self._index: dict[str, int] | None = None
+
+    def index(self, slot: str) -> int | None:
+        """Return the current index of a slot, or None when its element is gone."""
+        if self._index is None:
+            self._index = {slot: index for index, slot in enumerate(self.order)}
+        return self._index.get(slot)
+
+    def insert(self, index: int, slot: str) -> None:
+        """Put a slot at an index."""
+        if index == len(self.order) and self._index is not None:
+            self._index[slot] = index
+        else:
+            self._index = None
+        self.order.insert(index, slot)
+
+    def remove(self, index: int) -> None:
+        """Take out the slot at an index."""
+        del self.order[index]
+        self._index = None
+
+
+class Record:
+    """What replayml knows about one module.
+
+    Attributes:
+        args: The positional arguments, exactly as the caller passed them.
+        kwargs: The keyword arguments, exactly as the caller passed them.
+        call: The module as data; its tape grows while the module is a root.
+        maker: The module in whose ``__init__`` this one was made, or None.
+        links: Where the module stands: its parents and its slots below each.
+        children: The replayml modules right below, by their slots.
+        config: The settings made while this module was a root; None when there are none.
+        resolved: The settings in force when the module was last constructed.
+        made: What its ``__init__`` set on others.
+        applied: The serials of the edits that were carried out on it since it was last constructed.
+        hooks: The calls that wait for a phase.
+        slots: For a list whose elements were moved.
+        inferred: The sizes that were read off the example input.
+        creations: The modules that its ``__init__`` made, in order.
+        forecast: The same of the run before, as far as settings wait for them.
+        expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
+        gone: Where its successor stands, after its parent was constructed again.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = NOTHING
+    call: CallRecord
+    maker: Any = None
+    links: list[tuple[Any, Path]] = ()  # type: ignore[assignment]
+    children: dict[Path, Any] = NOTHING
+    config: Config | None = None
+    resolved: dict[str, Setting] = NOTHING
+    made: list[Any] | None = None
+    applied: set[int] | None = None
+    hooks: dict[str, list[HookCall]] | None = None
+    slots: Slots | None = None
+    plain: set[int] | None = None
+    creations: list[Any] | None = None
+    forecast: list[Forecast | None] | None = None
+    expected: tuple[Any, Path] | None = None
+    gone: tuple[Any, Path] | None = None
+    constructing: bool = False
+    constructed: bool = False
+    constructed_at: int = 0
+    rebuilding: bool = False
+    built: bool = False
+    blueprint: Blueprint | None = None
+    inferred: dict[str, Any] = NOTHING
+    path: Path = ()
+
+    def name_of(self, slot: str) -> str:
+        """Return the name under which a slot is found in the module's children."""
+        if self.slots is None:
+            return slot
+        index = self.slots.index(slot)
+        return slot if index is None else str(index)
+
+    def slot_of(self, name: str) -> str:
+        """Return the slot of the child of that name."""
+        if self.slots is None or not name.isdigit() or int(name) >= len(self.slots.order):
+            return name
+        return self.slots.order[int(name)]
+
+    def apply(self, serial: int) -> None:
+        """Remember that an edit was carried out."""
+        if self.applied is None:
+            self.applied = set()
+        self.applied.add(serial)
+        note(self.applied.discard, serial)
+
+    def seal(self, blueprint: Blueprint, path: Path) -> None:
+        """Keep the blueprint and forget the rest: the module is built."""
+        self.__dict__.clear()
+        self.built = True
+        self.blueprint = blueprint
+        self.path = path
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        new = Record()
+        new.__dict__.update(built=self.built, blueprint=self.blueprint, path=self.path)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"built": self.built, "blueprint": self.blueprint, "path": self.path}

@@ -1,0 +1,112 @@
+"""Tags: where a module stands below its root.
+
+A tag is a path of names, ``("block", "layer")``; the root's is ``()``. A module that stands in two places has two.
+Inside, a path of *slots* is used: the slot of a child is its name, except in a list whose elements were moved, where
+an element keeps its slot while its index changes. Settings are kept by slots, and so follow the element.
+
+Invariants:
+    * Finding a module's tags costs its depth, not the size of the tree.
+    * A tree has no cycle: a module never stands below itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from replayml.core.tape import Path
+
+__all__ = ["ancestors", "child_at", "path", "paths", "root", "roots", "shown", "shown_all", "visible"]
+
+
+def path(module: Any) -> Path:
+    """Return the slots from the root to the module, along the first place that it was given."""
+    parts: list[Path] = []
+    links = module._record.links
+    while links:
+        parent, slots = links[0]
+        parts.append(slots)
+        links = parent._record.links
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(slot for slots in reversed(parts) for slot in slots)
+
+
+def root(module: Any) -> Any:
+    """Return the topmost module above this one, along the first place that it was given."""
+    links = module._record.links
+    while links:
+        module = links[0][0]
+        links = module._record.links
+    return module
+
+
+def paths(module: Any) -> list[tuple[Any, Path]]:
+    """Return every (root, path of slots) at which the module stands."""
+    links = module._record.links
+    if not links:
+        return [(module, ())]
+    if len(links) == 1:
+        parent, slots = links[0]
+        if not parent._record.links:
+            return [(parent, slots)]
+    return [(top, (*above, *slots)) for parent, slots in links for top, above in paths(parent)]
+
+
+def roots(module: Any) -> list[Any]:
+    """Return every topmost module above this one; more than one while two models share it."""
+    links = module._record.links
+    if not links:
+        return [module]
+    found: list[Any] = []
+    for parent, _ in links:
+        found += [top for top in roots(parent) if not any(top is other for other in found)]
+    return found
+
+
+def ancestors(module: Any) -> Iterator[Any]:
+    """Yield the module and all above it, each once."""
+    seen: set[int] = set()
+    stack = [module]
+    while stack:
+        current = stack.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            stack += [parent for parent, _ in current._record.links]
+
+
+def shown(module: Any) -> Path:
+    """Return the tags of a module as the user sees them: names and current indices."""
+    return visible(root(module), path(module))
+
+
+def shown_all(module: Any) -> list[Path]:
+    """Return the tags of each place at which the module stands."""
+    return [visible(top, slots) for top, slots in paths(module)]
+
+
+def visible(top: Any, slots: Path) -> Path:
+    """Turn slots into the names and indices that the user sees; a slot that is empty now stays as it is."""
+    names: list[str] = []
+    module: Any = top
+    for slot in slots:
+        record = getattr(module, "_record", None)
+        name = slot if record is None else record.name_of(slot)
+        names.append(name)
+        children = getattr(module, "_modules", None)
+        module = None if children is None else children.get(name)
+    return tuple(names)
+
+
+def child_at(top: Any, slots: Path) -> Any:
+    """Return what stands at a path of slots, or None."""
+    module: Any = top
+    for slot in slots:
+        record = getattr(module, "_record", None)
+        name = slot if record is None else record.name_of(slot)
+        children = getattr(module, "_modules", None)
+        module = None if children is None else children.get(name)
+        if module is None:
+            return None
+    return module

@@ -1,0 +1,446 @@
+"""The tree: how modules come to stand in one another, and how one of them is constructed again.
+
+Constructing a module again runs its ``__init__`` with the arguments that are in force now, on the same object. What
+its earlier ``__init__`` made is dropped and made anew; what others set on it stays.
+
+    settings by name   take effect as the new children are put in place, so that an ``__init__`` sees them
+    edits              (calls such as ``append``) are made again afterwards, in the order in which they were first made
+
+Invariants:
+    * A module is constructed again only if a setting in force changed.
+    * When something below it is shared with the outside, the lowest module that makes all of it is constructed
+      again, so that what was shared stays shared.
+    * Every change is noted in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from replayml.core import tags
+from replayml.core.config import Config, Edit, Node, Setting, displace, place, winner
+from replayml.core.errors import ConfigurationError
+from replayml.core.journal import note, transaction
+from replayml.core.meta import CALL, Frame, entered
+from replayml.core.record import NOTHING, Forecast
+from replayml.core.tape import Path, TreeRef
+
+__all__ = [
+    "add_edit",
+    "add_setting",
+    "attach",
+    "config_of",
+    "detach",
+    "is_settled",
+    "reconstruct",
+    "reset",
+    "resolve",
+    "settings_of",
+    "settle",
+]
+
+
+def config_of(top: Any) -> Config:
+    """Return the config of a root; it is made when there is none."""
+    record = top._record
+    if record.config is None:
+        record.config = Config(top)
+        note(setattr, record, "config", None)
+    return record.config  # type: ignore[no-any-return]
+
+
+# Settings and edits ---------------------------------------------------------------------------------------------
+
+
+def add_setting(module: Any, name: str, setting: Setting) -> None:
+    """Put a setting on a module, at each place where the module stands."""
+    for top, path in tags.paths(module):
+        _place(config_of(top).ensure(path), name, setting)
+
+
+def add_edit(module: Any, edit: Edit) -> None:
+    """Put an edit on a module, at each place where the module stands."""
+    for top, path in tags.paths(module):
+        _place(config_of(top).ensure(path), None, edit)
+
+
+def _place(node: Node, name: str | None, thing: Setting | Edit) -> None:
+    placed = place(node, name, thing)
+    maker = thing.maker
+    if maker is None:
+        return
+    if isinstance(maker, Edit):
+        maker.made.append(placed)
+    else:
+        record = maker._record
+        if record.made is None:
+            record.made = []
+        record.made.append(placed)
+
+
+def nodes_of(module: Any) -> list[Node]:
+    """Return the config nodes at all places where the module stands."""
+    found = []
+    for top, path in tags.paths(module):
+        config = top._record.config
+        node = None if config is None else config.find(path)
+        if node is not None:
+            found.append(node)
+        if top._record.expected is not None:
+            maker, slots = top._record.expected
+            found += _nodes_at(maker, (*slots, *path))
+    return found
+
+
+def _nodes_at(module: Any, slots: Path) -> list[Node]:
+    """Return the config nodes of a place below a module, which stands somewhere or is expected to."""
+    found = []
+    for top, path in tags.paths(module):
+        config = top._record.config
+        node = None if config is None else config.find((*path, *slots))
+        if node is not None:
+            found.append(node)
+        if top._record.expected is not None:
+            maker, above = top._record.expected
+            found += _nodes_at(maker, (*above, *path, *slots))
+    return found
+
+
+def settings_of(module: Any) -> dict[str, Setting]:
+    """Return the setting in force for each name that somebody set on the module."""
+    return _in_force(nodes_of(module), module)
+
+
+def _in_force(nodes: list[Node], module: Any) -> dict[str, Setting]:
+    if not nodes:
+        return NOTHING  # type: ignore[no-any-return]
+    owner = _future_root(module)
+    if len(nodes) == 1:
+        return {name: winner(settings, owner) for name, settings in nodes[0].items.items() if settings}
+    candidates: dict[str, list[Setting]] = {}
+    for node in nodes:
+        for name, settings in node.items.items():
+            known = candidates.setdefault(name, [])
+            known += [setting for setting in settings if not any(setting is other for other in known)]
+    return {name: winner(settings, owner) for name, settings in candidates.items() if settings}
+
+
+def _future_root(module: Any) -> Any:
+    top = tags.root(module)
+    while top._record.expected is not None:
+        top = tags.root(top._record.expected[0])
+    return top
+
+
+# Putting in and taking out --------------------------------------------------------------------------------------
+
+
+def attach(parent: Any, slots: Path, child: Any) -> None:
+    """Note that ``child`` stands in ``parent`` now, and give it the settings that wait for it there."""
+    record = child._record
+    if child is parent or (record.children and any(child is above for above in tags.ancestors(parent))):
+        raise ConfigurationError(
+            f"{type(child).__name__} cannot stand below itself: it was assigned to "
+            f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
+        )
+    record.links.append((parent, slots))
+    record.expected = None
+    note(_unlink, record, parent, slots)
+    siblings = parent._record.children
+    siblings[slots] = child
+    note(siblings.pop, slots, None)
+    if record.config is not None:
+        for top, path in tags.paths(parent):
+            _graft(config_of(top), (*path, *slots), record.config)
+    settle(child)
+
+
+def detach(parent: Any, slots: Path, child: Any) -> None:
+    """Note that ``child`` stands in ``parent`` no more; the settings that it came with go with it."""
+    record = child._record
+    own = record.config
+    if own is not None:
+        serials = {thing.serial for _, node in own.below(()) for thing in _things(node)}
+        for above, path in _holders(parent, slots):
+            config = above._record.config
+            if config is not None:
+                for _, node in list(config.below(path)):
+                    _take_out(node, serials)
+    for index, (other, at) in enumerate(record.links):
+        if other is parent and at == slots:
+            del record.links[index]
+            note(record.links.insert, index, (other, at))
+            break
+    siblings = parent._record.children
+    if slots in siblings:
+        del siblings[slots]
+        note(siblings.__setitem__, slots, child)
+
+
+def _unlink(record: Any, parent: Any, slots: Path) -> None:
+    for index in range(len(record.links) - 1, -1, -1):
+        if record.links[index][0] is parent and record.links[index][1] == slots:
+            del record.links[index]
+            return
+
+
+def _things(node: Node) -> Iterator[Setting | Edit]:
+    for settings in node.items.values():
+        yield from settings
+    yield from node.edits
+
+
+def _take_out(node: Node, serials: set[int]) -> None:
+    for name, settings in node.items.items():
+        for setting in list(settings):
+            if setting.serial in serials and setting.carried:
+                displace((node, name, setting))
+    for edit in list(node.edits):
+        if edit.serial in serials and edit.carried:
+            displace((node, None, edit))
+
+
+def _holders(parent: Any, slots: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield every module above a place, with the path of the place below it."""
+    yield parent, slots
+    for above, at in parent._record.links:
+        yield from _holders(above, (*at, *slots))
+
+
+def _graft(config: Config, path: Path, other: Config) -> None:
+    """Copy all that was set in a hierarchy to the place at which it stands in a larger one."""
+    for below, node in list(other.below(())):
+        if node.items or node.edits:
+            target = config.ensure((*path, *below))
+            for name, settings in node.items.items():
+                for setting in settings:
+                    _place(target, name, setting.copy())
+            for edit in node.edits:
+                _place(target, None, edit.copy())
+
+
+# Constructing again ---------------------------------------------------------------------------------------------
+
+
+def settle(module: Any) -> None:
+    """Bring a module, and what is below it, in line with the settings that wait at its place."""
+    nodes = nodes_of(module)
+    if not nodes:
+        return
+    if module._record.constructed and not _same(module._record.resolved, _in_force(nodes, module)):
+        reconstruct(module)
+        return
+    _settle_below(module, nodes)
+
+
+def _settle_below(module: Any, nodes: list[Node]) -> None:
+    record = getattr(module, "_record", None)
+    for slot in {slot: None for node in nodes for slot in node.children}:
+        child = module._modules.get(slot if record is None else record.name_of(slot))
+        if child is None:
+            continue
+        below = getattr(child, "_record", None)
+        if below is None:
+            _settle_below(child, [node.children[slot] for node in nodes if slot in node.children])
+        elif not below.built:
+            settle(child)
+
+
+def is_settled(module: Any) -> bool:
+    """Tell whether a module was constructed with the settings that are in force now."""
+    return _same(module._record.resolved, settings_of(module))
+
+
+def _same(old: dict[str, Setting], new: dict[str, Setting]) -> bool:
+    return old is new or (
+        len(old) == len(new) and all(name in old and old[name].value is new[name].value for name in new)
+    )
+
+
+def reconstruct(module: Any) -> None:
+    """Construct a module again, with the settings in force now."""
+    target = _construction_site(module)
+    record = tags.root(target)._record
+    outermost = not record.rebuilding
+    with transaction():
+        record.rebuilding = True
+        try:
+            target.__construct__()
+            _repeat_edits(target, everything=outermost)
+        finally:
+            if outermost:
+                record.rebuilding = False
+
+
+def _construction_site(module: Any) -> Any:
+    """Return the lowest module whose construction makes all that the module shares with the outside."""
+    site = module
+    while True:
+        outside = _shared_outside(site)
+        if outside is None:
+            return site
+        above = {id(other) for other in tags.ancestors(outside)}
+        common = next((other for other in tags.ancestors(site) if other is not site and id(other) in above), None)
+        if common is None or common._record.constructing:
+            return site
+        site = common
+
+
+def _shared_outside(site: Any) -> Any:
+    """Return a module outside of ``site`` that holds something made by ``site``, or None."""
+    if not site._record.children:
+        return None
+    inside: dict[int, Any] = {}
+    stack = [site]
+    while stack:
+        module = stack.pop()
+        if id(module) not in inside:
+            inside[id(module)] = module
+            stack += module._record.children.values()
+    for module in inside.values():
+        links = module._record.links
+        if len(links) > 1 and module is not site and made_within(module, site):
+            for parent, _ in links:
+                if id(parent) not in inside:
+                    return parent
+    return None
+
+
+def made_within(module: Any, site: Any) -> bool:
+    """Tell whether a module was made, directly or not, by the ``__init__`` of ``site``."""
+    maker = module._record.maker
+    while maker is not None:
+        if maker is site:
+            return True
+        maker = maker._record.maker
+    return False
+
+
+def reset(module: Any) -> None:
+    """Put a module back to how it was right after ``__pre_init__``."""
+    record = module._record
+    if not record.constructed:
+        return
+    kept = dict(module.__dict__)
+    note(_restore, module.__dict__, kept)
+    known = dict(record.__dict__)
+    note(_restore, record.__dict__, known)
+    record.forecast = _forecast(module) if any(node.children for node in nodes_of(module)) else None
+    record.creations = record.expected = None
+    _release(module, module)
+    record.children = {}
+    record.resolved = NOTHING
+    record.made = record.applied = record.hooks = record.slots = record.plain = None
+    module.__dict__.clear()
+    module.__dict__["_record"] = record
+    module._init_torch()
+
+
+def _forecast(module: Any) -> list[Forecast | None]:
+    """Tell where each module that this one made stands."""
+    found: list[Forecast | None] = []
+    for made in module._record.creations or ():
+        path = _path_below(made, module)
+        found.append(None if path is None else Forecast(made._record.call.cls, path, _forecast(made)))
+    return found
+
+
+def _path_below(module: Any, above: Any) -> Path | None:
+    path: Path = ()
+    while module is not above:
+        links = module._record.links
+        if not links:
+            return None
+        module, slots = links[0]
+        path = (*slots, *path)
+    return path
+
+
+def _restore(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    attributes.clear()
+    attributes.update(kept)
+
+
+def _release(module: Any, site: Any) -> None:
+    """Take apart what the ``__init__`` of ``site`` made, and drop what it set."""
+    record = module._record
+    for placed in record.made or ():
+        displace(placed)
+    for slots, child in list(record.children.items()):
+        if made_within(child, site):
+            if child._record.gone is None:
+                child._record.gone = (module, slots)
+                note(setattr, child._record, "gone", None)
+            _release(child, site)
+        detach(module, slots, child)
+
+
+def _repeat_edits(target: Any, everything: bool) -> None:
+    """Make the edits on a module, and below it, again.
+
+    Args:
+        target: The module that was constructed.
+        everything: False inside a larger construction: the user's edits on the larger tree come at its end.
+    """
+    pending: dict[int, tuple[Edit, Any, Path]] = {}
+    for top, path in tags.paths(target):
+        config = top._record.config
+        for at, node in () if config is None else config.below(path):
+            for edit in node.edits:
+                if everything or edit.by is not None or edit.carried:
+                    pending.setdefault(edit.serial, (edit, top, at))
+    for serial in sorted(pending):
+        edit, top, at = pending[serial]
+        module = tags.child_at(top, at)
+        record = getattr(module, "_record", None)
+        if record is None or record.built or serial in (record.applied or ()):
+            continue
+        _repeat(edit, module)
+
+
+def _repeat(edit: Edit, module: Any) -> None:
+    for placed in edit.made:
+        displace(placed)
+    edit.made = []
+    record = module._record
+    method = type(module).__dict__.get(edit.method) or getattr(type(module), edit.method)
+    try:
+        args = resolve(edit.args, tags.root(module), by_slots=True)
+        kwargs = resolve(edit.kwargs, tags.root(module), by_slots=True)
+        with transaction(), entered(Frame(CALL, module, by=edit.by, edit=edit)):
+            record.apply(edit.serial)
+            method.__perform__(module, args, kwargs)
+    except Exception as error:
+        place_ = ".".join(("model", *tags.shown(module)))
+        line = f", made at {edit.where}" if edit.where else ""
+        error.add_note(f"while making the call {place_}.{edit.method}(...){line} again on the new tree")
+        raise
+
+
+def resolve(value: Any, top: Any, by_slots: bool = False) -> Any:
+    """Return a value with each `TreeRef` in it replaced by what it stands for below ``top``."""
+    kind = type(value)
+    if kind is TreeRef:
+        found = tags.child_at(top, value.tags) if by_slots else walk(top, value.tags)
+        if found is None:
+            raise ConfigurationError(f"nothing stands at {'.'.join(value.tags)!r} of the model any more")
+        return found if value.name is None else getattr(found, value.name)
+    if kind is tuple or kind is list:
+        return kind(resolve(item, top, by_slots) for item in value)
+    if kind is dict:
+        return {key: resolve(item, top, by_slots) for key, item in value.items()}
+    return value
+
+
+def walk(top: Any, names: Path) -> Any:
+    """Return what stands at a path of names, or None."""
+    module = top
+    for name in names:
+        children: dict[str, nn.Module] | None = getattr(module, "_modules", None)
+        module = None if children is None else children.get(name)
+        if module is None:
+            return None
+    return module

@@ -1,0 +1,1 @@
+"""Leaves and containers: `External`, `Layer`, `LayerList`, `Sequential`, `Parallel`, optimizers."""

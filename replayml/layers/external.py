@@ -1,0 +1,216 @@
+"""`External`: any class, called later.
+
+Invariants:
+    * Arguments are checked against the signature of the wrapped class when they are given.
+    * The wrapped class keeps its own argument names, ``*args``, keyword-only and positional-only parameters.
+    * Unbuilt modules among the arguments are children: they are configured, selected and built with the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from replayml.core import tree
+from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
+from replayml.core.meta import ExtendedConstructorMeta
+from replayml.core.signatures import bind, call_arguments, missing, signature_of
+from replayml.module.building import Builder
+from replayml.module.module import Module
+
+__all__ = ["External"]
+
+SURPLUS = "*args"
+
+
+class External(Module):
+    """A class and its arguments, to be called when the model is built.
+
+    Args:
+        classtype: The class (or another callable) that makes the real object.
+        *args: Its positional arguments.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        ArgumentError: When the class does not take the arguments.
+
+    Example:
+        >>> import replayml
+        >>> from fractions import Fraction
+        >>> replayml.External(Fraction, 1, denominator=2).configure(denominator=3).build()
+        Fraction(1, 3)
+    """
+
+    _init_method: ClassVar[str] = "_actual_init"
+    _base: ClassVar[type] = object
+
+    def __init__(self, classtype: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Take a class and its arguments; see the class."""
+
+    def _actual_init(self, classtype: Any, named: dict[str, Any], surplus: tuple[Any, ...]) -> None:
+        self.__dict__.update(_classtype=classtype, _named=named, _surplus=surplus)
+        for name, value in named.items():
+            if isinstance(type(value), ExtendedConstructorMeta):
+                self._assign(name, value)
+        for index, value in enumerate(surplus):
+            if isinstance(type(value), ExtendedConstructorMeta):
+                self._assign(str(index), value)
+
+    def get_init_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the class, its arguments by name, and those of its ``*args``, as they are in force."""
+        record = self._record
+        if not record.args:
+            raise ArgumentError(f"{type(self).__name__}() lacks the class: {type(self).__name__}(nn.Linear, 8, 8)")
+        given, *args = record.args
+        self._check_class(given)
+        named, surplus = bind(given, tuple(args), record.kwargs)
+        settings = tree.settings_of(self)
+        record.resolved = settings
+        if settings:
+            classtype = settings["classtype"].value if "classtype" in settings else given
+            signature = signature_of(classtype)
+            named = {**named, **{name: setting.value for name, setting in settings.items()}}
+            surplus = named.pop(SURPLUS, surplus if signature.accepts_args else ())
+            named.pop("classtype", None)
+            if not signature.accepts_kwargs:
+                named = {name: value for name, value in named.items() if name in signature.names}
+            given = classtype
+        return (given, named, surplus), {}
+
+    def _check_class(self, classtype: Any) -> None:
+        wrong = not callable(classtype) or (isinstance(classtype, type) and not issubclass(classtype, self._base))
+        if wrong or isinstance(classtype, nn.Module):
+            hint = f" Give its class: {type(classtype).__name__}" if isinstance(classtype, nn.Module) else ""
+            kind = "a class" if self._base is object else f"a subclass of {self._base.__module__}.{self._base.__name__}"
+            raise ArgumentError(f"{type(self).__name__} wraps {kind}, not {classtype!r}.{hint}")
+
+    # Reading --------------------------------------------------------------------------------------------------
+
+    @property
+    def classtype(self) -> Any:
+        """The class that makes the real object."""
+        return self.__dict__["_classtype"]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments in force, by name."""
+        return {**self.__dict__["_named"], **self._record.inferred}
+
+    @property
+    def configurables(self) -> set[str]:
+        """The names that `configure` takes: those of the wrapped class, and ``classtype``."""
+        return {*signature_of(self.classtype).names, "classtype"}
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if "_named" in attributes:
+            if name in attributes["_named"]:
+                return attributes["_named"][name]
+            parameter = signature_of(attributes["_classtype"]).parameters.get(name)
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """Return the class and its arguments, for ``repr``."""
+        if "_named" not in self.__dict__:
+            return ""
+        surplus = [repr(value) for value in self.__dict__["_surplus"] if not isinstance(value, Module)]
+        named = [f"{name}={value!r}" for name, value in self.kwargs.items() if not isinstance(value, Module)]
+        return ", ".join([getattr(self.classtype, "__name__", repr(self.classtype)), *surplus, *named])
+
+    # Configuring ----------------------------------------------------------------------------------------------
+
+    def _sort_out(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[tuple[str, tuple[tuple[Any, ...], dict[str, Any]]]]]:
+        classtype = self.classtype
+        if "classtype" in kwargs and "classtype" not in signature_of(classtype).names:
+            kwargs = dict(kwargs)
+            args = (kwargs.pop("classtype"), *args)
+        if args and callable(args[0]) and not isinstance(args[0], str):
+            classtype, *rest = args
+            self._check_class(classtype)
+            named, surplus = bind(classtype, tuple(rest), kwargs)
+            return {"classtype": classtype, **named, **({SURPLUS: surplus} if surplus else {})}, []
+        if args and args[0] == "classtype" and len(args) == 2:
+            return self._sort_out((args[1],), kwargs)
+        if args and args[0] in self._modules and (len(args) > 2 or kwargs):
+            return {}, [(args[0], (args[1:], kwargs))]
+        if args:
+            if not isinstance(args[0], str) or len(args) != 2 or kwargs:
+                raise ConfigurationError(
+                    f"{self._place()} takes a class, names and values, or one name and its value, not {args!r}"
+                )
+            kwargs = {args[0]: args[1]}
+        signature = signature_of(classtype)
+        for name in kwargs:
+            if name not in signature.names and not signature.accepts_kwargs:
+                raise self._unknown(name)
+        return dict(kwargs), []
+
+    def _unknown(self, name: str) -> ConfigurationError:
+        signature = signature_of(self.classtype)
+        class_name = getattr(self.classtype, "__name__", repr(self.classtype))
+        path = self._place().partition(" at ")[2]
+        place = f"{class_name} at {path}" if path else class_name
+        line = self._record.call.where
+        return ConfigurationError(
+            f"{place} takes no {name!r}.{suggestion(name, signature.names)} "
+            f"It takes: {', '.join(signature.names) or 'no arguments'}." + (f" (made at {line})" if line else "")
+        )
+
+    # Building -------------------------------------------------------------------------------------------------
+
+    def _take_sizes(self, sizes: Mapping[str, Any]) -> None:
+        self._record.inferred = {**self._record.inferred, **sizes}
+
+    def _left_open(self, named: Mapping[str, Any]) -> list[str]:
+        """Return the arguments without which the class cannot be called."""
+        return missing(self.classtype, named)
+
+    def _build_self(self, builder: Builder) -> Any:
+        classtype, named = self.classtype, self.kwargs
+        left_open = self._left_open(named)
+        if left_open:
+            raise BuildError(
+                f"{classtype.__name__} at {'.'.join(self.tags[0]) or 'the root'!r} lacks {', '.join(left_open)}. "
+                "Configure it, or let build(example_input) read it off the input"
+                + (f" (made at {self._record.call.where})" if self._record.call.where else "")
+            )
+        named = {name: _built(value, builder) for name, value in named.items()}
+        surplus = tuple(_built(value, builder) for value in self.__dict__["_surplus"])
+        args, kwargs = call_arguments(classtype, named, surplus)
+        result = builder.construct(self, classtype, args, kwargs)
+        if isinstance(result, Module) and not result._has_built:
+            result = builder.make(result)
+        if isinstance(result, nn.Module):
+            self._hand_over(result)
+        return result
+
+    def _hand_over(self, result: nn.Module) -> None:
+        """Give the real object what was put on this module: torch's hooks, the maps, the mode."""
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(result, name).update(getattr(self, name))
+        for name in (
+            "_forward_hooks_with_kwargs",
+            "_forward_pre_hooks_with_kwargs",
+            "_forward_hooks_always_called",
+        ):
+            getattr(result, name).update(getattr(self, name))
+        self._connect_maps(result)
+        if not self.training:
+            result.eval()
+
+
+def _built(value: Any, builder: Builder) -> Any:
+    """Return a value with each unbuilt module in it built."""
+    if isinstance(value, Module):
+        return builder.make(value)
+    if type(value) in (list, tuple):
+        return type(value)(_built(item, builder) for item in value)
+    if type(value) is dict:
+        return {key: _built(item, builder) for key, item in value.items()}
+    return value

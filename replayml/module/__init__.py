@@ -1,0 +1,1 @@
+"""A model before it has weights: `Module`, selectors, `explain`."""

@@ -1,0 +1,314 @@
+"""Building: from a recorded model to weights.
+
+    describe the model ─► example input through it, to find open sizes ─► before_build hooks
+    ─► each layer becomes the real object, depth first ─► after_build hooks ─► the record is sealed
+
+Invariants:
+    * A layer that stands in two places is built once.
+    * A build that raises leaves the model unbuilt and as it was.
+    * With a seed each layer draws from a generator of its own, and the global generators are as they were before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from replayml.core import tags, tree
+from replayml.core.copying import describe, realize
+from replayml.core.errors import BuildError
+from replayml.core.hooks import run_hooks
+from replayml.core.journal import note, transaction
+from replayml.core.meta import CALL, Frame, entered, quiet
+from replayml.core.record import Blueprint
+from replayml.core.tape import CallRecord, Path
+
+__all__ = ["Builder", "build", "current", "rebuild", "unbuilt_inside"]
+
+_current: ContextVar[Builder | None] = ContextVar("replayml_builder", default=None)
+
+
+def current() -> Builder | None:
+    """Return the build that is going on, or None."""
+    return _current.get()
+
+
+class Builder:
+    """One build: what was made so far, and how to make the rest.
+
+    Args:
+        device: Where to make the weights.
+        dtype: The floating point type of the weights.
+        seed: Where the generators of the layers start.
+    """
+
+    def __init__(self, device: torch.device | str | None, dtype: torch.dtype | None, seed: int | None) -> None:
+        self.device = None if device is None else torch.device(device)
+        self.dtype = dtype
+        self.seed = seed
+        self.built: dict[int, Any] = {}
+        self.early: dict[int, tuple[int, Any]] = {}
+        self.sizes: dict[Path, dict[str, Any]] = {}
+        self.logs: dict[str, Any] = {}
+
+    # Making objects -------------------------------------------------------------------------------------------
+
+    def make(self, module: Any) -> Any:
+        """Return the built object for a module, made on the first call."""
+        known = self.built.get(id(module))
+        if known is not None:
+            return known
+        record = getattr(module, "_record", None)
+        if record is None:
+            self.built[id(module)] = module
+            self._make_children(module)
+            return module
+        if record.built:
+            return module
+        with entered(Frame(CALL, module)):
+            run_hooks(module, "before_build")
+        self._make_children(module)
+        result = self.built[id(module)] = self.object_for(module)
+        with entered(Frame(CALL, module)):
+            run_hooks(module, "after_build", result)
+        return result
+
+    def object_for(self, module: Any) -> Any:
+        """Return the object that stands for a module; the sizes may ask for it before the hooks have run."""
+        version, result = self.early.get(id(module), (0, None))
+        if version != module._record.constructed_at:
+            result = module._build_self(self)
+            self.early[id(module)] = (module._record.constructed_at, result)
+        return result
+
+    def _make_children(self, module: Any) -> None:
+        children: dict[str, Any] = module._modules
+        for name, child in list(children.items()):
+            if child is None:
+                continue
+            result = self.make(child)
+            if result is child or children.get(name) is not child:
+                continue
+            note(children.__setitem__, name, child)
+            if isinstance(result, nn.Module):
+                children[name] = result
+            else:
+                del children[name]
+                module.__dict__[name] = result
+                note(module.__dict__.pop, name, None)
+
+    def construct(self, module: Any, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the real class of a layer, on the right device and from the right generator."""
+        try:
+            with ExitStack() as stack:
+                if self.device is not None:
+                    stack.enter_context(self.device)
+                if self.seed is not None:
+                    stack.enter_context(seeded(self.seed, tags.shown(module)))
+                result = factory(*args, **kwargs)
+        except Exception as error:
+            error.add_note(f"while building {describe_place(module)}")
+            raise
+        if self.dtype is not None and isinstance(result, nn.Module):
+            result.to(dtype=self.dtype)
+        return result
+
+
+def describe_place(module: Any) -> str:
+    """Return the path of a module and the lines that set its arguments."""
+    path = ".".join(("model", *tags.shown(module)))
+    call = module._record.call
+    lines = [f"made at {call.where}"] if call.where else []
+    for name, setting in tree.settings_of(module).items():
+        if setting.where is not None:
+            lines.append(f"{name!r} was set to {setting.value!r} at {setting.where}")
+    return f"{path} ({call})" + (": " + "; ".join(lines) if lines else "")
+
+
+def build(
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    seed: int | None,
+) -> Any:
+    """Build a module in place: see `Module.build`."""
+    builder = Builder(device, dtype, seed)
+    call = describe(module)
+    with transaction(), _building(builder):
+        if seed is not None and _owns_tensors(module):
+            _construct_seeded(module, seed)
+        if args or kwargs:
+            _infer(module, builder, args, kwargs)
+        result = builder.make(module)
+        _put_in_place(module, result)
+        if isinstance(result, nn.Module) and (device is not None or dtype is not None):
+            result.to(device=builder.device, dtype=dtype)
+        places = {id(below): (below, path) for path, below in _records_inside(result)}
+    blueprint = Blueprint(call, builder.sizes)
+    for below, path in places.values():
+        if builder.logs:
+            below.__dict__["_logs"] = builder.logs
+        below._record.seal(blueprint, path)
+    if isinstance(result, nn.Module) and "_record" not in result.__dict__:
+        module._record.seal(blueprint, ())
+    return result
+
+
+def rebuild(call: CallRecord, sizes: dict[Path, dict[str, Any]], device: torch.device | str | None = None) -> Any:
+    """Build a model from its record and the sizes that were found when it was first built.
+
+    Args:
+        call: The model as data.
+        sizes: What was read off the example input then: tags -> name -> value.
+        device: Where to make the weights; ``"meta"`` allocates nothing.
+    """
+    module = realize(call)
+    for path, values in sizes.items():
+        layer = tree.walk(module, path)
+        if layer is None:
+            raise BuildError(f"the model has no layer at {'.'.join(path)!r}, for which sizes are recorded")
+        layer._take_sizes(values)
+    return module.build(device=device)
+
+
+def _put_in_place(module: Any, result: Any) -> None:
+    """Put what a module became where the module stood, when a part of a tree is built by itself."""
+    if result is module:
+        return
+    for parent, slots in module._record.links:
+        holder = tags.child_at(parent, slots[:-1])
+        record = getattr(holder, "_record", None)
+        name = slots[-1] if record is None else record.name_of(slots[-1])
+        if isinstance(result, nn.Module):
+            note(holder._modules.__setitem__, name, module)
+            holder._modules[name] = result
+
+
+@contextmanager
+def _building(builder: Builder) -> Iterator[None]:
+    token = _current.set(builder)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _records_inside(module: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield each unsealed replayml module below one, with its path."""
+    if isinstance(module, nn.Module):
+        for name, below in module.named_modules():
+            record = below.__dict__.get("_record")
+            if record is not None and not record.built:
+                yield (tuple(name.split(".")) if name else ()), below
+
+
+def unbuilt_inside(module: nn.Module) -> Iterator[tuple[Path, Any]]:
+    """Yield the unbuilt replayml modules inside of a plain module, the topmost ones only, with their paths."""
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        record = child.__dict__.get("_record")
+        if record is None:
+            for path, below in unbuilt_inside(child):
+                yield (name, *path), below
+        elif not record.built:
+            yield (name,), child
+
+
+# Sizes from an example input ------------------------------------------------------------------------------------
+
+
+def _infer(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the example through the model: each layer makes its real object with the sizes that it sees."""
+    if builder.device is not None:
+        args, kwargs = _moved(args, builder.device), _moved(kwargs, builder.device)
+    modes = [(below, below.training) for below in module.modules()]
+    probes = [_probe(below) for below, _ in modes if "_computed" in below.__dict__]
+    random: AbstractContextManager[Any] = nullcontext() if builder.seed is None else forked_rng()
+    try:
+        with quiet(), torch.no_grad(), random:
+            for below, _ in modes:
+                below.__dict__["training"] = False
+            module(*args, **kwargs)
+    finally:
+        for probe in probes:
+            probe.remove()
+        for below, mode in modes:
+            below.__dict__["training"] = mode
+    for _, result in builder.early.values():
+        if isinstance(result, nn.Module):
+            result.train(True)
+
+
+def _probe(module: Any) -> Any:
+    """Let a module compute its settings from the first input that it gets."""
+
+    def compute(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = {name: function(*args, **kwargs) for name, function in module.__dict__["_computed"].items()}
+        module._take_sizes(values)
+        builder = current()
+        if builder is not None:
+            for path in tags.shown_all(module):
+                builder.sizes[path] = values
+
+    return module.register_forward_pre_hook(compute, with_kwargs=True)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value
+
+
+# Seeds ----------------------------------------------------------------------------------------------------------
+
+
+def derived_seed(seed: int, path: Path) -> int:
+    """Return the seed of one place, derived from the seed of the whole.
+
+    Example:
+        >>> derived_seed(1, ("a",)) == derived_seed(1, ("b",))
+        False
+    """
+    digest = hashlib.sha256(f"{seed}/{'.'.join(path)}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def forked_rng() -> Iterator[None]:
+    """Leave torch's global generators as they were before the block."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, path: Path) -> Iterator[None]:
+    """Draw from the generator of one place while the block runs."""
+    with forked_rng():
+        torch.random.default_generator.manual_seed(derived_seed(seed, path))
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(derived_seed(seed, path))
+        yield
+
+
+def _owns_tensors(module: Any) -> bool:
+    """Tell whether an ``__init__`` made tensors already, outside of layers."""
+    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+
+
+def _construct_seeded(module: Any, seed: int) -> None:
+    """Construct again, so that tensors made by an ``__init__`` come from the seed as well."""
+    with seeded(seed, ()):
+        tree.reconstruct(module)

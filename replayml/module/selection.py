@@ -1,0 +1,252 @@
+"""Selectors: many modules of a model at once, by where they stand.
+
+    model["blocks", 0, "layer"]      by names and indices
+    model[..., "activation"]         wherever the name stands, at any depth
+    model["layer|activation"]        either name
+    model["blocks", "layer#0:2"]     only the first two matches of that name
+    model["blocks", 1:]              slices of children
+    model["**.activation"]           the same as ``...``, as one string, for files and the command line
+
+Invariants:
+    * A selection holds paths, not modules: it stays right when modules are constructed again.
+    * A call on a selection reaches each module once, all or nothing.
+    * A selection that matches nothing raises when it is used.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from replayml.core.errors import ConfigurationError, SelectionError, nearest
+from replayml.core.journal import transaction
+from replayml.core.tape import Path
+from replayml.core.tree import walk
+
+__all__ = ["Selection", "select"]
+
+
+def select(root: Any, selector: Any) -> Selection:
+    """Return what a selector matches below a module.
+
+    Args:
+        root: The module to start from.
+        selector: A string, index, slice, ``...`` or a tuple of these.
+
+    Raises:
+        SelectionError: When the selector is none of these.
+    """
+    return Selection(root, _matches(root, [()], _parts(selector)), selector)
+
+
+class Selection:
+    """Modules of one model, and the calls that can be made on all of them.
+
+    Example:
+        >>> import replayml
+        >>> from torch import nn
+        >>> mlp = replayml.MultiLayerPerceptron(4, [8, 8], 2)
+        >>> len(mlp[..., "layer"])
+        3
+        >>> mlp[..., "activation"].first.configure(nn.GELU)
+        Selection(blocks.0.activation)
+        >>> mlp[..., "layr"].configure(bias=False)
+        Traceback (most recent call last):
+            ...
+        replayml.core.errors.SelectionError: [..., 'layr'] matches nothing in MultiLayerPerceptron. ...
+    """
+
+    def __init__(self, root: Any, paths: list[Path], selector: Any) -> None:
+        self._root = root
+        self._paths = paths
+        self._selector = selector
+
+    # What is selected -----------------------------------------------------------------------------------------
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the selected modules below the module that was selected from."""
+        return list(self._paths)
+
+    def list_names(self) -> list[Path]:
+        """Return the paths of the selected modules; the same as `paths`."""
+        return self.paths
+
+    def modules(self) -> list[Any]:
+        """Return the selected modules, each once."""
+        return [module for _, module in self._found()]
+
+    def _found(self) -> Iterator[tuple[Path, Any]]:
+        seen: set[int] = set()
+        for path in self._paths:
+            module = walk(self._root, path)
+            if module is not None and id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.modules())
+
+    def __len__(self) -> int:
+        return len(self.modules())
+
+    def __bool__(self) -> bool:
+        return bool(self._paths)
+
+    def __repr__(self) -> str:
+        return f"Selection({', '.join('.'.join(path) for path in self._paths)})"
+
+    # Narrowing ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, selector: Any) -> Selection:
+        return Selection(self._root, _matches(self._root, self._paths, _parts(selector)), (self._selector, selector))
+
+    @property
+    def first(self) -> Selection:
+        """The first match only."""
+        return Selection(self._root, self._paths[:1], self._selector)
+
+    @property
+    def all(self) -> Selection:
+        """Every match; the selection itself."""
+        return self
+
+    def filter(self, function: Callable[[str, nn.Module], bool]) -> Selection:
+        """Keep the modules for which ``function(dotted_path, module)`` is true."""
+        kept = [path for path, module in self._found() if function(".".join(path), module)]
+        return Selection(self._root, kept, self._selector)
+
+    def isinstance(self, cls: type | tuple[type, ...]) -> Selection:
+        """Keep the modules of a class, and the layers that stand for one.
+
+        Args:
+            cls: A class, or several, such as ``nn.Conv2d``.
+        """
+
+        def matches(_: str, module: Any) -> bool:
+            wrapped = getattr(module, "classtype", None)
+            return builtins.isinstance(module, cls) or (
+                builtins.isinstance(wrapped, type) and issubclass(wrapped, cls)
+            )
+
+        return self.filter(matches)
+
+    def hasattr(self, name: str) -> Selection:
+        """Keep the modules that have an attribute."""
+        return self.filter(lambda _, module: builtins.hasattr(module, name))
+
+    # Calling --------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Callable[..., Selection]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Selection:
+            found = list(self._found())
+            if not found:
+                raise self._empty()
+            with transaction():
+                for path, module in found:
+                    self._call(walk(self._root, path), path, name, args, kwargs)
+            return self
+
+        return call
+
+    def configure(self, *args: Any, **kwargs: Any) -> Selection:
+        """Configure every selected module."""
+        return self.__getattr__("configure")(*args, **kwargs)
+
+    def _call(self, module: Any, path: Path, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        method = getattr(module, name, None)
+        if not callable(method):
+            raise ConfigurationError(
+                f"{type(module).__name__} at {'.'.join(path)!r} has no method {name!r}. "
+                "Narrow the selection: .isinstance(...) or .hasattr(...)"
+            )
+        method(*args, **kwargs)
+
+    def _empty(self) -> SelectionError:
+        existing = [name for name, _ in self._root.named_modules() if name]
+        wanted = ".".join(str(part) for part in _parts(self._selector) if builtins.isinstance(part, (str, int)))
+        close = nearest(wanted, existing, 3) or nearest(wanted, {name.rsplit(".", 1)[-1] for name in existing}, 3)
+        hint = f"The nearest existing paths: {', '.join(close)}." if close else f"Existing: {', '.join(existing[:10])}."
+        return SelectionError(f"{_text(self._selector)} matches nothing in {type(self._root).__name__}. {hint}")
+
+
+def _text(selector: Any) -> str:
+    parts = selector if builtins.isinstance(selector, tuple) else (selector,)
+    return "[" + ", ".join("..." if part is ... else repr(part) for part in parts) + "]"
+
+
+def _parts(selector: Any) -> list[Any]:
+    """Return a selector as a list of simple parts."""
+    if builtins.isinstance(selector, tuple):
+        return [part for item in selector for part in _parts(item)]
+    if builtins.isinstance(selector, list):
+        return [selector]
+    if builtins.isinstance(selector, str):
+        return [... if part == "**" else part for part in selector.split(".")] if selector else []
+    if selector is ... or builtins.isinstance(selector, (int, slice)):
+        return [selector]
+    raise SelectionError(
+        f"{selector!r} is no selector. Select by name, index, slice, '...', or a tuple of these: "
+        "model['blocks', 0, 'layer'], model[..., 'activation']"
+    )
+
+
+def _matches(root: Any, starts: list[Path], parts: list[Any]) -> list[Path]:
+    found = starts
+    for index, part in enumerate(parts):
+        if part is ...:
+            below = [path for start in found for path in _descend(root, start)]
+            found = list(dict.fromkeys(below if index + 1 < len(parts) else below[1:]))
+        else:
+            found = list(dict.fromkeys(_step(root, found, part)))
+    return found
+
+
+def _children(root: Any, path: Path) -> dict[str, Any]:
+    module = walk(root, path)
+    return {} if module is None else {name: child for name, child in module._modules.items() if child is not None}
+
+
+def _descend(root: Any, start: Path) -> Iterator[Path]:
+    yield start
+    for name in _children(root, start):
+        yield from _descend(root, (*start, name))
+
+
+def _step(root: Any, starts: list[Path], part: Any) -> list[Path]:
+    if builtins.isinstance(part, str):
+        places = [(*start, child) for start in starts for child in _children(root, start)]
+        chosen: set[Path] = set()
+        for alternative in part.split("|"):
+            name, _, bounds = alternative.partition("#")
+            matching = [path for path in places if name in ("*", path[-1])]
+            chosen.update(matching[_slice(bounds)] if bounds else matching)
+        return [path for path in places if path in chosen]
+    found: list[Path] = []
+    for start in starts:
+        names = list(_children(root, start))
+        if builtins.isinstance(part, int):
+            if -len(names) <= part < len(names):
+                found.append((*start, names[part]))
+        elif builtins.isinstance(part, slice):
+            found += [(*start, name) for name in names[part]]
+        else:
+            for item in part:
+                found += _step(root, [start], item)
+    return found
+
+
+def _slice(bounds: str) -> slice:
+    try:
+        numbers = [int(number) if number else None for number in bounds.split(":")]
+    except ValueError as error:
+        raise SelectionError(f"'#{bounds}' is no index or slice. Write 'layer#0' or 'layer#0:2'") from error
+    if len(numbers) == 1 and numbers[0] is not None:
+        return slice(numbers[0], numbers[0] + 1 or None)
+    return slice(*numbers)

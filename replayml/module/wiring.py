@@ -1,0 +1,312 @@
+"""What a module does besides holding layers: read and write dicts, keep logs, hooks of the user, initial weights.
+
+Invariants:
+    * Each of these is recorded before the build, and works as an ordinary method after it.
+    * On a layer it takes effect on the real object that replaces the layer.
+    * A module without a map is called as it stands: nothing is put in the way of its ``forward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from replayml.core.errors import ConfigurationError, suggestion
+from replayml.core.hooks import after_build, after_init, edit
+from replayml.core.record import HookCall
+from replayml.module import building
+
+__all__ = ["LogHook", "MappedForward", "Wiring"]
+
+
+class MappedForward:
+    """A ``forward`` that reads its arguments from a dict and writes its outputs into a copy of it.
+
+    Args:
+        module: The module whose ``forward`` is called.
+        inputs: The keys of the positional arguments, and of the keyword arguments by name.
+        outputs: Keys and the positions of the outputs that they receive; empty to return the output itself.
+    """
+
+    def __init__(
+        self, module: nn.Module, inputs: tuple[tuple[str, ...], dict[str, str]] | None, outputs: dict[str, int] | None
+    ) -> None:
+        self.module = module
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = type(self.module).forward
+        if not args or not isinstance(args[0], Mapping):
+            return forward(self.module, *args, **kwargs)
+        values = args[0]
+        if self.inputs is not None:
+            names, named = self.inputs
+            result = forward(
+                self.module,
+                *(self._read(values, key) for key in names),
+                *args[1:],
+                **{name: self._read(values, key) for name, key in named.items()},
+                **kwargs,
+            )
+        else:
+            result = forward(self.module, *args, **kwargs)
+        if self.outputs is None:
+            return result
+        many = result if isinstance(result, (tuple, list)) else (result,)
+        return {**values, **{key: many[position] for key, position in self.outputs.items()}}
+
+    def _read(self, values: Mapping[str, Any], key: str) -> Any:
+        if key not in values:
+            raise KeyError(
+                f"{type(self.module).__name__} reads {key!r} from its input, which has "
+                f"{', '.join(map(repr, values))}.{suggestion(key, list(values))}"
+            )
+        return values[key]
+
+
+class LogHook:
+    """A forward hook that keeps the last input or output of a module in a dict.
+
+    Args:
+        logs: Where to keep it.
+        name: Under which name.
+        inputs: Keep the inputs instead of the output.
+    """
+
+    def __init__(self, logs: dict[str, Any], name: str, inputs: bool) -> None:
+        self.logs = logs
+        self.name = name
+        self.inputs = inputs
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        value = (args[0] if len(args) == 1 else args) if self.inputs else output
+        self.logs[self.name] = value
+
+
+class Wiring:
+    """The part of `replayml.Module` that this file is about."""
+
+    _styles: ClassVar[dict[str, Callable[..., Any]]] = {}
+    _record: Any
+
+    # Dicts as input and output --------------------------------------------------------------------------------
+
+    @after_init
+    def set_input_map(self, *args: str, **kwargs: str) -> Self:
+        """Read the arguments of ``forward`` from a dict.
+
+        Args:
+            *args: The keys of the positional arguments, in order.
+            **kwargs: The keys of keyword arguments, by argument name.
+
+        Example:
+            >>> import torch, replayml
+            >>> from torch import nn
+            >>> layer = replayml.Layer(nn.Linear, 2, 3).set_input_map("x").set_output_map("y").build()
+            >>> sorted(layer({"x": torch.zeros(1, 2)}))
+            ['x', 'y']
+        """
+        self._maps()["inputs"] = (args, kwargs)
+        return self
+
+    @after_init
+    def set_output_map(self, *args: str, **kwargs: int) -> Self:
+        """Write what ``forward`` returns into a copy of the input dict.
+
+        Args:
+            *args: The keys of the outputs, in order.
+            **kwargs: Keys and the positions of the outputs that they receive.
+        """
+        self._maps()["outputs"] = {**{key: position for position, key in enumerate(args)}, **kwargs}
+        return self
+
+    def _maps(self) -> dict[str, Any]:
+        maps = dict(self.__dict__.get("_input_output_maps", {}))
+        self._input_output_maps = maps
+        return maps
+
+    def _connect_maps(self, target: Any) -> None:
+        """Let a built object read and write dicts as this module was told to."""
+        maps = self.__dict__.get("_input_output_maps")
+        if maps:
+            target.__dict__["forward"] = MappedForward(target, maps.get("inputs"), maps.get("outputs"))
+
+    # Logs -----------------------------------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> dict[str, Any]:
+        """What `log_input`, `log_output` and `log_tensor` kept, by name; one dict for the whole built model."""
+        builder = building.current()
+        if builder is not None:
+            return builder.logs
+        if "_logs" not in self.__dict__:
+            self.__dict__["_logs"] = {}
+        return self.__dict__["_logs"]  # type: ignore[no-any-return]
+
+    @after_build
+    def log_output(self, name: str) -> Self:
+        """Keep the last output of this module in `logs` under a name."""
+        self.register_forward_hook(LogHook(_logs_of(self), name, inputs=False))  # type: ignore[attr-defined]
+        return self
+
+    @after_build
+    def log_input(self, name: str) -> Self:
+        """Keep the last input of this module in `logs` under a name."""
+        self.register_forward_pre_hook(LogHook(_logs_of(self), name, inputs=True))  # type: ignore[attr-defined]
+        return self
+
+    def log_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep a tensor in `logs` under a name; for use inside ``forward``."""
+        self.logs[name] = tensor
+
+    # Initial weights ------------------------------------------------------------------------------------------
+
+    @after_build
+    def initialize(self, initializer: Any, tensors: str | tuple[str, ...] = ("weight", "bias")) -> Self:
+        """Initialize tensors of this module, and of all below it, once they exist.
+
+        Args:
+            initializer: An object with ``initialize(module, tensors)``: see `replayml.initializers`.
+            tensors: The names of the tensors.
+        """
+        names = (tensors,) if isinstance(tensors, str) else tuple(tensors)
+        for module in self.modules():  # type: ignore[attr-defined]
+            initializer.initialize(module, names)
+        return self
+
+    # Hooks of the user ----------------------------------------------------------------------------------------
+
+    @edit
+    def register_after_init_hook(self, function: Callable[[Any], Any]) -> Self:
+        """Call ``function(module)`` after each construction of this module; now, if it is constructed."""
+        if self._record.constructing:
+            self._wait_for("after_init", function)
+        else:
+            function(self)
+        return self
+
+    @edit
+    def register_before_build_hook(self, function: Callable[[Any], Any]) -> Self:
+        """Call ``function(module)`` when the model is about to be built."""
+        return self._wait_for("before_build", function)
+
+    @edit
+    def register_after_build_hook(self, function: Callable[[Any], Any]) -> Self:
+        """Call ``function(module)`` on the built module; on a layer, on the object that replaced it."""
+        return self._wait_for("after_build", function)
+
+    def _wait_for(self, phase: str, function: Callable[[Any], Any]) -> Self:
+        record = self._record
+        if record.hooks is None:
+            record.hooks = {}
+        record.hooks.setdefault(phase, []).append(HookCall(function, (), {}))
+        return self
+
+    # Styles ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def register_style(cls, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Register a function as a named style of this class: ``function(module, *args, **kwargs)``.
+
+        Example:
+            >>> import replayml
+            >>> class Net(replayml.Module):
+            ...     def __init__(self, width=1):
+            ...         self.width = width
+            >>> @Net.register_style
+            ... def wide(net, factor=2):
+            ...     net.configure(width=net.width * factor)
+            >>> Net(width=3).style("wide").width
+            6
+        """
+        cls._styles = {**cls.__dict__.get("_styles", {}), function.__name__: function}
+        return function
+
+    @classmethod
+    def available_styles(cls) -> dict[str, Callable[..., Any]]:
+        """Return the styles of this class and its bases, by name."""
+        found: dict[str, Callable[..., Any]] = {}
+        for base in reversed(cls.__mro__):
+            found |= base.__dict__.get("_styles", {})
+        return found
+
+    def style(self, style: str, *args: Any, **kwargs: Any) -> Self:
+        """Apply a registered style; its calls are recorded one by one.
+
+        Args:
+            style: The name under which the style is registered.
+            *args: For the style's function.
+            **kwargs: For the style's function.
+        """
+        styles = self.available_styles()
+        if style not in styles:
+            raise ConfigurationError(
+                f"{type(self).__name__} has no style {style!r}.{suggestion(style, styles)} "
+                f"Registered: {', '.join(sorted(styles)) or 'none'}"
+            )
+        styles[style](self, *args, **kwargs)
+        return self
+
+    # Values computed from the input ---------------------------------------------------------------------------
+
+    def computed(self, name: Any, function: Callable[..., Any] | None = None) -> Any:
+        """Compute a setting from the example input that ``build`` gets.
+
+        Args:
+            name: The name of the setting. Without ``function`` this is a decorator.
+            function: Called with the inputs of this module; returns the value.
+
+        Example:
+            >>> import torch, replayml
+            >>> from torch import nn
+            >>> layer = replayml.Layer(nn.Linear, None, 3)
+            >>> @layer.computed("in_features")
+            ... def _(x):
+            ...     return x.shape[-1]
+            >>> layer.build(torch.zeros(2, 7)).in_features
+            7
+        """
+        if function is not None:
+            self._set_computed(name, function)
+            return self
+        if callable(name):
+            self._set_computed(name.__name__, name)
+            return name
+
+        def register(given: Callable[..., Any]) -> Callable[..., Any]:
+            self._set_computed(name, given)
+            return given
+
+        return register
+
+    @edit
+    def _set_computed(self, name: str, function: Callable[..., Any]) -> None:
+        if name not in self.configurables:  # type: ignore[attr-defined]
+            raise self._unknown(name)  # type: ignore[attr-defined]
+        self._computed = {**self.__dict__.get("_computed", {}), name: function}
+
+    # Using a built model --------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter; the CPU when there is none."""
+        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first floating point parameter; torch's default when there is none."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.get_default_dtype())
+
+    def _tensors(self) -> Iterable[torch.Tensor]:
+        yield from self.parameters()  # type: ignore[attr-defined]
+        yield from self.buffers()  # type: ignore[attr-defined]
+
+
+def _logs_of(module: Any) -> dict[str, Any]:
+    """Return the logs of a built module, or of the build that is going on."""
+    builder = building.current()
+    return builder.logs if builder is not None else module.logs  # type: ignore[no-any-return]
