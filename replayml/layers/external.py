@@ -9,12 +9,13 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from replayml.core import tree
 from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
+from replayml.core.hooks import edit
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder
@@ -23,6 +24,14 @@ from replayml.module.module import Module
 __all__ = ["External"]
 
 SURPLUS = "*args"
+OWN_ATTRIBUTES = frozenset(vars(nn.Module())) | {
+    "_record",
+    "_classtype",
+    "_named",
+    "_surplus",
+    "_computed",
+    "_input_output_maps",
+}
 
 
 class External(Module):
@@ -123,6 +132,21 @@ class External(Module):
 
     # Configuring ----------------------------------------------------------------------------------------------
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        record = self.__dict__.get("_record")
+        if record is not None and record.constructed and not record.built and name in self.configurables:
+            self.configure(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @edit
+    def set(self, name: str, value: Any) -> Self:
+        """Set an argument of the wrapped class, or an attribute of the object that is made."""
+        if name in self.configurables:
+            return self.configure(name, value)
+        self._assign(name, value)
+        return self
+
     def _sort_out(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], list[tuple[str, tuple[tuple[Any, ...], dict[str, Any]]]]]:
@@ -191,7 +215,7 @@ class External(Module):
         return result
 
     def _hand_over(self, result: nn.Module) -> None:
-        """Give the real object what was put on this module: torch's hooks, the maps, the mode."""
+        """Give the real object what was put on this module: torch's hooks, attributes, the maps, the mode."""
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             getattr(result, name).update(getattr(self, name))
         for name in (
@@ -200,6 +224,8 @@ class External(Module):
             "_forward_hooks_always_called",
         ):
             getattr(result, name).update(getattr(self, name))
+        for name in self.__dict__.keys() - OWN_ATTRIBUTES:
+            setattr(result, name, self.__dict__[name])
         self._connect_maps(result)
         if not self.training:
             result.eval()

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -162,15 +162,23 @@ def build(
     return result
 
 
-def rebuild(call: CallRecord, sizes: dict[Path, dict[str, Any]], device: torch.device | str | None = None) -> Any:
+def rebuild(
+    call: CallRecord,
+    sizes: Mapping[Path, Mapping[str, Any]],
+    device: torch.device | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
     """Build a model from its record and the sizes that were found when it was first built.
 
     Args:
         call: The model as data.
         sizes: What was read off the example input then: tags -> name -> value.
         device: Where to make the weights; ``"meta"`` allocates nothing.
+        settings: What to configure before the build.
     """
     module = realize(call)
+    if settings:
+        module.configure(**settings)
     for path, values in sizes.items():
         layer = tree.walk(module, path)
         if layer is None:

@@ -8,12 +8,13 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
 
 from replayml.core.errors import RecipeError
 
-__all__ = ["DOCUMENT", "MODEL", "UNTOUCHED", "Fault", "Flaw", "Place", "refuse", "shown"]
+__all__ = ["DOCUMENT", "MODEL", "UNTOUCHED", "Fault", "Flaw", "Place", "noting", "refuse", "shown", "type_name"]
 
 UNTOUCHED = "Nothing was imported, called or unpickled."
 
@@ -93,6 +94,26 @@ def shown(value: object) -> str:
     """
     text = ascii(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + "..." + text[-1]
+
+
+def type_name(value: object) -> str:
+    """Return the name of the type of a value, with its module.
+
+    Example:
+        >>> type_name(Exception())
+        'builtins.Exception'
+    """
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+@contextmanager
+def noting(note: str) -> Iterator[None]:
+    """Add a note to an error of the user's code, which keeps its type."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise
 
 
 def refuse(faults: Sequence[Fault], note: str = UNTOUCHED) -> NoReturn:

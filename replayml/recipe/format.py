@@ -59,7 +59,6 @@ __all__ = [
     "Limits",
     "canonical",
     "is_plain_dict",
-    "without_provenance",
 ]
 
 FORMAT = "replayml.recipe"
@@ -102,7 +101,7 @@ def canonical(document: object) -> str:
 
     Example:
         >>> canonical({"b": 1.0, "a": [None, "é"]})
-        '{"a":[null,"\\\u00e9"],"b":1.0}'
+        '{"a":[null,"\\u00e9"],"b":1.0}'
     """
     return json.dumps(document, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
@@ -115,18 +114,3 @@ def is_plain_dict(keys: Sequence[Any]) -> bool:
         (True, False, False, False)
     """
     return all(type(key) is str and not key.startswith("$") for key in keys) and keys == sorted(keys)
-
-
-def without_provenance(node: object) -> object:
-    """Return a node without the lines of code at which its calls were made.
-
-    Example:
-        >>> without_provenance({"$call": "acme.Net", "args": [{"where": 1}], "where": ["train.py", 3]})
-        {'$call': 'acme.Net', 'args': [{'where': 1}]}
-    """
-    if isinstance(node, list):
-        return [without_provenance(item) for item in node]
-    if isinstance(node, dict):
-        is_call = "$call" in node or "$entry" in node
-        return {key: without_provenance(item) for key, item in node.items() if not (is_call and key == "where")}
-    return node

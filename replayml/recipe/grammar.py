@@ -62,10 +62,12 @@ class Walk:
         self.entries: list[tuple[CallPart, EntryPart]] = []
         self._calls = 0
         self._entry_count = 0
-        self._numbers: list[bool] = []  # for each number given so far: the object is complete
+        self._numbers: list[bool | None] = []  # for each number: None while it is read, then whether calls are in it
         self._referred: set[int] = set()
         self._tapes = 0  # how many tape entries the walk is inside of
         self._keys = 0  # how many keys and sets the walk is inside of
+        self._sealed = 0  # how many values it is inside of that are not entered when a model is made
+        self._met = 0  # how many calls it has met, references to them included
 
     def run(self, model: object) -> CallPart:
         """Return the constructor call that the model is.
@@ -96,12 +98,21 @@ class Walk:
         self._faults.append(flaw.at(place))
 
     @contextmanager
-    def _inside_key(self) -> Iterator[None]:
-        self._keys += 1
+    def _inside(self, *, key: bool = False) -> Iterator[None]:
+        """Be inside a value, or a key, in which no call can stand."""
+        self._sealed += 1
+        self._keys += key
         try:
             yield
         finally:
-            self._keys -= 1
+            self._sealed -= 1
+            self._keys -= key
+
+    def _meet(self, what: str) -> None:
+        """Note a call, or refuse it where it would not be made."""
+        if self._sealed:
+            raise Flaw("bad-value", f"{what} stands in arguments, lists, tuples and dicts only.")
+        self._met += 1
 
     # Nodes ----------------------------------------------------------------------------------------------------------
 
@@ -154,6 +165,8 @@ class Walk:
             self._refuse_in_key(f"a {leaf.tag}")
         if leaf.tag == "$tree" and not self._tapes:
             raise Flaw("bad-reference", "$tree stands for a part of the tree; only a tape entry can refer to one.")
+        if leaf.tag == "$tree":
+            self._meet("a $tree")
         leaf.read(node[leaf.tag])
         return self._numbered(node, lambda: LeafPart(leaf.read, node[leaf.tag]))
 
@@ -166,19 +179,23 @@ class Walk:
             raise Flaw("bad-reference", f"the next $id is {len(self._numbers)}, not {shown(number)}.")
         if self._keys:
             raise Flaw("bad-reference", "what is a key or stands in a set has no $id.")
-        self._numbers.append(False)
+        self._numbers.append(None)
+        met = self._met
         try:
             return SharedPart(number, read())
         finally:
-            self._numbers[number] = True
+            self._numbers[number] = self._met > met
 
     def _reference(self, node: dict[str, object], place: Place) -> Part:
         number = node["$ref"]
         self._refuse_in_key("a $ref")
         if type(number) is not int or not 0 <= number < len(self._numbers):
             raise Flaw("bad-reference", f"no object before this one has the $id {shown(number)}.")
-        if not self._numbers[number]:
+        has_calls = self._numbers[number]
+        if has_calls is None:
             raise Flaw("bad-reference", f"the object with the $id {number} cannot contain itself.")
+        if has_calls:
+            self._meet("a module")
         self._referred.add(number)
         return Reference(number)
 
@@ -200,7 +217,7 @@ class Walk:
 
     def _unordered(self, tag: str, node: dict[str, object], place: Place) -> Part:
         items = node[tag]
-        with self._inside_key():
+        with self._inside(key=True):
             parts = self._all(items, place.below(tag))
         assert isinstance(items, list)
         texts = [canonical(item) for item in items]
@@ -215,12 +232,13 @@ class Walk:
         return PairsPart(False, pairs, place)
 
     def _ordered(self, node: dict[str, object], place: Place) -> Part:
-        return PairsPart(True, self._pairs(node["$ordered"], place.below("$ordered")), place)
+        with self._inside():
+            return PairsPart(True, self._pairs(node["$ordered"], place.below("$ordered")), place)
 
     def _pairs(self, node: object, place: Place) -> tuple[tuple[Part, Part], ...]:
         pairs = []
         for index, (key, value) in enumerate(_raw_pairs(node)):
-            with self._inside_key():
+            with self._inside(key=True):
                 key_part = self._visit(key, place.below(index).below(0))
             pairs.append((key_part, self._visit(value, place.below(index).below(1))))
         return tuple(pairs)
@@ -256,17 +274,20 @@ class Walk:
         fields = node["fields"]
         if not isinstance(fields, dict):
             raise Flaw("bad-value", f"fields are an object, not {shown(fields)}.")
-        parts = tuple((key, self._visit(fields[key], place.below("fields").below(key))) for key in sorted(fields))
+        with self._inside():
+            parts = tuple((key, self._visit(fields[key], place.below("fields").below(key))) for key in sorted(fields))
         return self._note(DataclassPart("dataclass", name, place, parts, bool(self._keys)), index)
 
     def _namedtuple(self, node: dict[str, object], place: Place) -> Part:
         name, index = self._name(node, "$namedtuple"), len(self.named)
-        items = self._all(node["items"], place.below("items"))
+        with self._inside():
+            items = self._all(node["items"], place.below("items"))
         return self._note(NamedTuplePart("namedtuple", name, place, items), index)
 
     def _codec(self, node: dict[str, object], place: Place) -> Part:
         name, index = self._name(node, "$codec"), len(self.named)
-        data = self._visit(node["data"], place.below("data"))
+        with self._inside():
+            data = self._visit(node["data"], place.below("data"))
         return self._note(CodecPart("codec", name, place, data), index)
 
     def _note(self, part: NamedPart, index: int | None = None) -> NamedPart:
@@ -278,6 +299,7 @@ class Walk:
 
     def _call(self, node: dict[str, object], place: Place) -> Part:
         self._calls += 1
+        self._meet("a $call")
         name, index = self._name(node, "$call"), len(self.named)
         args = self._all(node["args"], place.below("args"))
         kwargs = self._kwargs(node["kwargs"], place.below("kwargs"))

@@ -15,6 +15,7 @@ import dataclasses
 import inspect
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType
@@ -148,9 +149,8 @@ class Names:
             return False
         match kind:
             case "call":
-                return (
-                    name in self._trusted or name in self._registry or (name in LAYERS and issubclass(found, nn.Module))
-                )
+                is_layer = name in LAYERS and issubclass(found, nn.Module)
+                return name in self._trusted or name in self._registry or is_layer or found is OrderedDict
             case "enum":
                 return issubclass(found, Enum)
             case "dataclass":

@@ -18,7 +18,6 @@ import operator
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, Flag
 from types import MappingProxyType
@@ -27,7 +26,7 @@ from typing import Any
 from replayml.core.errors import nearest
 from replayml.core.tape import CallRecord, TapeEntry, Where
 from replayml.recipe.codecs import Codec
-from replayml.recipe.faults import Fault, Flaw, Place, refuse, shown
+from replayml.recipe.faults import Fault, Flaw, Place, noting, refuse, shown
 from replayml.recipe.names import Kind, Names
 
 __all__ = [
@@ -74,16 +73,6 @@ class Part(ABC):
     @abstractmethod
     def make(self, maker: Maker) -> Any:
         """Return the value."""
-
-
-@contextmanager
-def _noting(place: Place) -> Iterator[None]:
-    """Add the place to an error of the user's code."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"while making the value at {place} of a recipe")
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +134,7 @@ class ItemsPart(Part):
     def make(self, maker: Maker) -> Any:
         """Return the collection."""
         items = [item.make(maker) for item in self.items]
-        with _noting(self.place):
+        with noting(f"while the value at {self.place} of a recipe was made"):
             made = _COLLECTIONS[self.tag](items)
         _check_length(len(made), len(self.items), self.place)
         return made
@@ -162,7 +151,7 @@ class PairsPart(Part):
     def make(self, maker: Maker) -> Any:
         """Return the dict."""
         pairs = [(key.make(maker), value.make(maker)) for key, value in self.pairs]
-        with _noting(self.place):
+        with noting(f"while the value at {self.place} of a recipe was made"):
             made: dict[Any, Any] = OrderedDict(pairs) if self.is_ordered else dict(pairs)
         _check_length(len(made), len(self.pairs), self.place)
         return made
@@ -227,7 +216,7 @@ class EnumPart(NamedPart):
         """Return the member."""
         enum = self._found(maker)
         members = [enum.__members__[member] for member in self.members]
-        with _noting(self.place):
+        with noting(f"while the value at {self.place} of a recipe was made"):
             return functools.reduce(operator.or_, members, enum(0)) if self.is_combined else members[0]
 
 
@@ -252,7 +241,7 @@ class DataclassPart(NamedPart):
     def make(self, maker: Maker) -> Any:
         """Return a new instance."""
         values = {name: value.make(maker) for name, value in self.fields}
-        with _noting(self.place):
+        with noting(f"while the value at {self.place} of a recipe was made"):
             return self._found(maker)(**values)
 
 
@@ -282,7 +271,7 @@ class CodecPart(NamedPart):
         """Return what the codec makes of the data."""
         codec: Codec[Any] = self._found(maker)
         data = self.data.make(maker)
-        with _noting(self.place):
+        with noting(f"while the value at {self.place} of a recipe was made"):
             return codec.decode(data)
 
 

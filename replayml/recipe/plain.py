@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from replayml.core.tape import CallRecord
 from replayml.recipe.faults import Flaw
 from replayml.recipe.torch_names import LAYERS
 
-__all__ = ["call_of", "is_layer"]
+__all__ = ["call_of", "is_container", "is_layer"]
 
 _LAYER_TYPES = frozenset(LAYERS.values())
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -47,6 +47,11 @@ def is_layer(module: nn.Module) -> bool:
     return type(module) in _LAYER_TYPES
 
 
+def is_container(module: nn.Module) -> bool:
+    """Tell whether a module is exactly one of torch's containers of modules."""
+    return type(module) in _CONTAINERS
+
+
 def call_of(module: nn.Module, built: bool = False) -> CallRecord:
     """Return the call that makes a layer of torch, or a container of modules, again.
 
@@ -63,10 +68,12 @@ def call_of(module: nn.Module, built: bool = False) -> CallRecord:
         >>> call.kwargs
         {'in_features': 2, 'out_features': 3, 'bias': False}
     """
-    if type(module) in _CONTAINERS:
+    if is_container(module):
         call = _container_call(module)
         _compare(module, type(module)(), built, is_container=True)
         return call
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise _refusal(module, "its sizes are not known before the first input")
     kwargs = _arguments(module)
     try:
         with torch.device("meta"):
@@ -95,7 +102,9 @@ def _container_call(module: nn.Module) -> CallRecord:
         if not is_numbered:
             raise _refusal(module, "its elements have no consecutive numbers")
         return CallRecord(nn.ModuleList, (list(children.values()),) if children else ())
-    return CallRecord(type(module), tuple(children.values()) if is_numbered else (OrderedDict(children),))
+    return CallRecord(
+        type(module), tuple(children.values()) if is_numbered else (CallRecord(OrderedDict, (list(children.items()),)),)
+    )
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
@@ -149,12 +158,18 @@ def _dtype(module: nn.Module) -> torch.dtype | None:
 
 
 def _recurrent(module: Any) -> dict[str, Any]:
-    names = "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size".split()
-    found = {name: getattr(module, name) for name in names}
-    if isinstance(module, nn.RNN):
+    found = {
+        "input_size": module.input_size,
+        "hidden_size": module.hidden_size,
+        "num_layers": module.num_layers,
+        "bias": module.bias,
+        "batch_first": module.batch_first,
+        "dropout": module.dropout,
+        "bidirectional": module.bidirectional,
+        "proj_size": module.proj_size,
+    }
+    if isinstance(module, nn.RNN) and module.nonlinearity != "tanh":
         found["nonlinearity"] = module.nonlinearity
-        if module.nonlinearity == "tanh":
-            del found["nonlinearity"]
     return found
 
 
@@ -238,6 +253,8 @@ def _differences(module: nn.Module, remade: nn.Module, built: bool, is_container
             yield f"its {name!r} is a {type(child).__name__}"
         elif child is not None and other is not None:
             yield from _differences(child, other, built, is_container=False)
+    if len(list(module.parameters())) != len(list(remade.parameters())):
+        yield "some of its parameters are one and the same"
     if str(module) != str(remade):
         yield f"it is {module}, a new one is {remade}"
 
@@ -248,9 +265,7 @@ def _tensor_differences(old: Mapping[str, Any], new: Mapping[str, Any], built: b
         return
     for name, tensor in old.items():
         other = new[name]
-        if isinstance(tensor, UninitializedTensorMixin):
-            yield f"{name!r} has no size before the first input"
-        elif (tensor is None) != (other is None) or type(tensor) is not type(other):
+        if (tensor is None) != (other is None) or type(tensor) is not type(other):
             yield f"{name!r} is not what it is in a new one"
         elif tensor is not None:
             if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):

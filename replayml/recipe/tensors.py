@@ -37,8 +37,10 @@ _ARRAY_DTYPES: Mapping[str, Any] = MappingProxyType({name: np.dtype(name) for na
 
 def storage_of(tensor: torch.Tensor) -> int | None:
     """Return what identifies the memory of a tensor, or None when it has none of its own."""
-    if tensor.device.type == "meta" or tensor.layout is not torch.strided or tensor.numel() == 0:
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
         return None
+    if tensor.device.type == "meta":
+        return -id(tensor)  # there is no address to compare
     return tensor.untyped_storage().data_ptr()
 
 

@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType, ModuleType
 
@@ -138,8 +139,8 @@ CLASSES = _table(optim, lr_scheduler)
 FUNCTIONS = _table(F, torch, nn.init)
 BUILTINS: Mapping[str, object] = MappingProxyType(
     {
-        f"builtins.{kind.__name__}": kind
-        for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+        f"{kind.__module__}.{kind.__name__}": kind
+        for kind in (OrderedDict, bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
     }
 )
 

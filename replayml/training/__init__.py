@@ -1,0 +1,1 @@
+"""Training: `Application`, `Classifier`, `Regressor`, `Trainer`, checkpoints."""

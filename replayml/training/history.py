@@ -6,15 +6,15 @@ it, and keeps it as plain numbers.
 Invariants:
     * A logged value is recorded once, with the epoch it was logged in and the optimizer steps taken by then.
     * Training, validation and test never share a series: a validation or test metric whose name does not tell its
-      stage gets the stage in front (``"accuracy"`` becomes ``"val_accuracy"``).
+      stage gets the stage in front (``"accuracy"`` becomes ``"val/accuracy"``).
     * The sanity check leaves no record, and only rank zero keeps any.
     * The state is numbers, strings, lists and dicts, so that ``torch.load(weights_only=True)`` opens it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -44,12 +44,17 @@ class _Moment(NamedTuple):
     kept: bool
 
 
+# The last tensor under each name, by stage: training and validation take turns, and may log the same names.
+_Seen = dict[Literal["callback", "logged"], dict[str, dict[Stage, Tensor]]]
+
+
 class LogHistory(Callback):
     """Records every metric that is logged during training, validation and test.
 
     ``history.epoch`` holds what was logged with ``on_epoch=True``, ``history.step`` what was logged with
     ``on_step=True``, each under the name given to ``self.log``, without the endings ``_epoch`` and ``_step`` that
-    Lightning appends where a metric is logged at both. Epochs count from 0, as in Lightning; ``step`` is the number
+    Lightning appends where a metric is logged at both. A validation or test metric whose name does not tell its stage
+    is kept as ``val/name`` or ``test/name``. Epochs count from 0, as in Lightning; ``step`` is the number
     of optimizer steps taken when the value was logged.
 
     The records are saved in checkpoints and come back when ``fit`` resumes from one. Under a strategy that trains in
@@ -78,7 +83,7 @@ class LogHistory(Callback):
         self.every_n_steps = every_n_steps
         self._records: dict[Level, dict[str, Series]] = {"epoch": {}, "step": {}}
         self._waiting: list[tuple[str, Tensor, _Moment]] = []
-        self._seen: dict[str, Tensor] = {}
+        self._seen: _Seen = {"callback": {}, "logged": {}}
         self._moment: _Moment | None = None
         self._only_evaluates = False
 
@@ -227,6 +232,7 @@ class LogHistory(Callback):
     def on_validation_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Catch up on the training batch before the validation."""
         self._close_moment(trainer)
+        self._new(trainer, "logged", "val")
 
     def on_validation_batch_start(
         self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -249,6 +255,10 @@ class LogHistory(Callback):
     def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Record the epoch values of a validation."""
         self._record(trainer, "val", "epoch")
+
+    def on_test_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        """Look at what was logged before the test."""
+        self._new(trainer, "logged", "test")
 
     def on_test_batch_start(
         self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -277,19 +287,19 @@ class LogHistory(Callback):
     ) -> None:
         """Catch up before the state is written: Lightning asks for it before the last values of an epoch are here."""
         if self._moment is not None and "callbacks" in checkpoint:
-            self._record_at(trainer, self._moment, trainer.callback_metrics)
+            self._record_new(trainer, self._moment)
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     # --------------------------------------------------------------------------------------------------- how it records
     #
-    # Lightning merges all metrics into one dict and leaves old ones in it, so what is new is found by comparing
+    # Lightning merges all metrics into a dict and leaves old ones in it, so what is new is found by comparing
     # storages with the last look: logging makes a new tensor, and holding the old one keeps its address taken.
     # Lightning calls the module's hooks after the callbacks'; a moment stays open until that has happened.
     # Every rank looks, for looking may reduce a metric over the ranks; rank zero alone records.
 
     def _begin_run(self, *, only_evaluates: bool) -> None:
         self._store_waiting()
-        self._seen = {}
+        self._seen = {"callback": {}, "logged": {}}
         self._moment = None
         self._only_evaluates = only_evaluates
 
@@ -297,25 +307,35 @@ class LogHistory(Callback):
         """Record what was logged since the last look, as logged now."""
         kept = not trainer.sanity_checking and (level == "epoch" or batch_idx % self.every_n_steps == 0)
         moment = _Moment(stage, level, trainer.current_epoch, trainer.global_step, kept)
-        logged_apart = stage != "train" and level == "step"  # Lightning keeps these out of callback_metrics
-        self._record_at(trainer, moment, trainer.logged_metrics if logged_apart else trainer.callback_metrics)
+        self._record_new(trainer, moment)
         return moment
 
     def _record_loader(self, trainer: LightningTrainer, stage: Stage, batch_idx: int, dataloader_idx: int) -> None:
         """Record the epoch values of the loader before this one, if this is its first batch."""
         if batch_idx == 0 and dataloader_idx > 0:
             self._record(trainer, stage, "epoch")
+            self._new(trainer, "logged", stage)
 
     def _close_moment(self, trainer: LightningTrainer) -> None:
         """Record what came late for the open moment, and close it."""
         if self._moment is not None:
-            self._record_at(trainer, self._moment, trainer.callback_metrics)
+            self._record_new(trainer, self._moment)
             self._moment = None
 
-    def _record_at(self, trainer: LightningTrainer, moment: _Moment, metrics: Mapping[str, Tensor]) -> None:
-        """Record the new ones among the metrics at the moment."""
-        new = {name: value.detach() for name, value in metrics.items() if not _same(value, self._seen.get(name))}
-        self._seen.update(new)
+    def _new(self, trainer: LightningTrainer, source: Literal["callback", "logged"], stage: Stage) -> dict[str, Tensor]:
+        """Return what was logged since the last look at the source."""
+        new = {}
+        for name, value in (trainer.callback_metrics if source == "callback" else trainer.logged_metrics).items():
+            seen = self._seen[source].setdefault(name, {})
+            if not any(_same(value, other) for other in seen.values()):
+                new[name] = seen[stage] = value.detach()
+        return new
+
+    def _record_new(self, trainer: LightningTrainer, moment: _Moment) -> None:
+        """Record what was logged since the last look at the moment."""
+        # Lightning keeps the step values of an evaluation out of callback_metrics.
+        logged_apart = moment.stage != "train" and moment.level == "step"
+        new = self._new(trainer, "logged" if logged_apart else "callback", moment.stage)
         if not trainer.is_global_zero:
             return
         twins = {_forked(name, moment.level): name for name in new}
@@ -361,8 +381,8 @@ class LogHistory(Callback):
             series["step"].append(moment.step)
 
 
-def _same(value: Tensor, other: Tensor | None) -> bool:
-    return other is not None and value.data_ptr() == other.data_ptr()
+def _same(value: Tensor, other: Tensor) -> bool:
+    return value.data_ptr() == other.data_ptr()
 
 
 def _forked(name: str, level: Level) -> str:

@@ -106,13 +106,16 @@ def checked(state: Any, level: Level) -> dict[str, Series]:
 def series_name(stage: Stage, name: str) -> str:
     """Return the name under which a metric of a stage is kept.
 
+    A name that tells its own stage stays, and so does a training metric whose name tells none. Any other gets the
+    stage in front, with a slash, so that ``loss`` and ``val_loss`` of one validation stay two series.
+
     Example:
-        >>> series_name("val", "accuracy"), series_name("val", "val_accuracy"), series_name("train", "accuracy")
-        ('val_accuracy', 'val_accuracy', 'accuracy')
+        >>> series_name("train", "accuracy"), series_name("val", "val_accuracy"), series_name("val", "accuracy")
+        ('accuracy', 'val_accuracy', 'val/accuracy')
     """
     found = _STAGE_WORD.match(name)
     told = found[1] if found else "train"
-    return name if told == stage else f"{stage}_{name}"
+    return name if told == stage else f"{stage}/{name}"
 
 
 def metric_of(series: str) -> str:
@@ -164,7 +167,7 @@ def _chosen(keys: str | Sequence[str] | None, names: list[str]) -> list[str]:
         return names
     chosen: list[str] = []
     for key in [keys] if isinstance(keys, str) else keys:
-        found = [key] if key in names else [name for name in names if metric_of(name) == key]
+        found = [name for name in names if key in (name, metric_of(name))]
         if not found:
             raise ConfigurationError(_no_such_metric(key, names))
         chosen += found

@@ -15,10 +15,11 @@ import os
 from collections.abc import Callable, Sized
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from replayml.core.errors import ConfigurationError
@@ -51,6 +52,7 @@ class Trainer(LightningTrainer):
 
     * A `LogHistory` records every logged metric; ``trainer.history`` returns it. (Not with ``barebones=True``.)
     * The progress bar is `ProgressBar`; ``enable_progress_bar=False`` leaves it out.
+    * Training without validation data is a choice, about which Lightning's warning is not repeated.
     * An epoch with fewer than 50 batches is logged once per epoch, where Lightning's interval of 50 steps would warn
       and log nothing.
     * Where TensorBoard is not installed, metrics are logged to CSV files, as in Lightning, without its advice.
@@ -99,12 +101,26 @@ class Trainer(LightningTrainer):
         )
 
     @_signed_like(LightningTrainer.fit)
-    def fit(self, model: LightningModule, train_dataloaders: Any = None, *args: Any, **kwargs: Any) -> None:
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Train a model, as Lightning does; its documentation takes the place of this line."""
         if self._adapts_log_interval:
             batches = self._batches_per_epoch(train_dataloaders)
             self.log_every_n_steps = max(1, min(_LIGHTNING_LOG_INTERVAL, batches))
-        super().fit(model, train_dataloaders, *args, **kwargs)
+        limit_val_batches = self.limit_val_batches
+        if val_dataloaders is None and _gives_training_data_alone(model, train_dataloaders, datamodule):
+            val_dataloaders, self.limit_val_batches = [], 0  # said so, Lightning does not warn that there is none
+        try:
+            super().fit(model, train_dataloaders, val_dataloaders, datamodule, *args, **kwargs)
+        finally:
+            self.limit_val_batches = limit_val_batches
 
     def _batches_per_epoch(self, loader: Any) -> int:
         """Return the training batches of an epoch, or Lightning's interval where they cannot be counted."""
@@ -121,3 +137,9 @@ def _falls_back_to_csv(kwargs: dict[str, Any]) -> bool:
         kwargs.get("logger") is None and not kwargs.get("barebones") and not os.environ.get("PL_TRAINER_LOGGER")
     )
     return logger_is_default and not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
+
+
+def _gives_training_data_alone(model: LightningModule, train_dataloaders: Any, datamodule: Any) -> bool:
+    """Whether the user passed training data, and validation data can come from nowhere else."""
+    passed = train_dataloaders is not None and not isinstance(train_dataloaders, LightningDataModule)
+    return passed and datamodule is None and not is_overridden("val_dataloader", model)
