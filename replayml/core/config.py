@@ -224,17 +224,6 @@ class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
             yield at, node
             stack += [((*at, slot), child) for slot, child in reversed(node.children.items())]
 
-    # Changing -------------------------------------------------------------------------------------------------
-
-    def clear_below(self, path: Path) -> None:
-        """Forget all that was set at or below a path."""
-        if not path:
-            return
-        parent = self.find(path[:-1])
-        node = parent.children.pop(path[-1], None) if parent is not None else None
-        if parent is not None and node is not None:
-            note(parent.children.__setitem__, path[-1], node)
-
 
 def place(node: Node, name: str | None, thing: Setting | Edit) -> Placed:
     """Put a setting (under its name) or an edit (name None) into a node."""
@@ -275,9 +264,13 @@ def winner(settings: list[Setting], owner: Any) -> Setting:
 
 
 def rank(by: Any, owner: Any) -> tuple[int, int]:
-    """Return what to sort settings by: the user's are greatest, then those from outside, then from the root down."""
+    """Return what to sort settings by.
+
+    The user's are greatest; then those of a module under construction that the hierarchy will become a part of; then
+    those from the root down.
+    """
     if by is None:
         return (2, 0)
-    if tags.root(by) is not owner:
+    if by._record.constructing and tags.root(by) is not owner:
         return (1, 0)
     return (0, -len(tags.path(by)))

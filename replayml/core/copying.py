@@ -1,34 +1,30 @@
-"""Copying: a live model as data, and data as a live model.
+"""Copying: a live model as data.
 
-`describe` turns a module into a `CallRecord`; `realize` turns a record into a new module by making the call and
-replaying the tape. ``new()``, ``copy.deepcopy``, pickling and the recipe are these two.
+`describe` turns a module into a `CallRecord`; `realize` turns a record into a new module. ``new()``,
+``copy.deepcopy``, pickling and the recipe are these two.
 
 Invariants:
-    * One module becomes one record and one record one module, however often it is reached.
+    * One module becomes one record, however often it is reached.
     * What a module's ``__init__`` does is not in the record: the copy's ``__init__`` does it again.
-    * A replay runs at the user's level, whoever asks for it.
+    * A module inside a tree is described with all that is in force for it, what was set from above included.
 """
 
 from __future__ import annotations
 
-import copy
-import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from replayml.core import tags
-from replayml.core.config import Edit, Node, Setting
-from replayml.core.errors import ReplayError, nearest
-from replayml.core.hooks import is_recorded
-from replayml.core.meta import REPLAY, Frame, capture, entered
+from replayml.core.config import Config, Edit, Node, Setting
+from replayml.core.journal import note
+from replayml.core.meta import ATOMS, capture
 from replayml.core.record import Blueprint
+from replayml.core.references import recorded, walk
+from replayml.core.replay import arguments_again, realize
 from replayml.core.tape import CallRecord, Path, TapeEntry
-from replayml.core.tree import nodes_of, resolve, settings_of, walk
+from replayml.core.tree import settings_of
 
 __all__ = ["describe", "realize"]
-
-_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
-
 
 # A live model as data -------------------------------------------------------------------------------------------
 
@@ -44,7 +40,7 @@ def describe(module: Any) -> CallRecord:
     record = module._record
     if record.built:
         return _from_blueprint(record.blueprint, record.path)
-    top: CallRecord = _with_settings_from_above(module) if record.links else record.call
+    top: CallRecord = _with_settings_from_above(module, tags.roots(module)) if record.links else record.call
     reached: dict[int, CallRecord] = {}
     _reach(top, reached)
     reached[id(record.call)] = record.call
@@ -59,7 +55,7 @@ def _from_blueprint(blueprint: Blueprint, path: Path) -> CallRecord:
 
 def _reach(value: Any, reached: dict[int, CallRecord]) -> None:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return
     if kind is CallRecord:
         if id(value) not in reached:
@@ -83,17 +79,30 @@ class _Copier:
     def __init__(self, reached: dict[int, CallRecord], module: Any) -> None:
         self._reached = reached
         self._module = module
+        self._above = list(tags.ancestors(module))
         self._copies: dict[int, CallRecord] = {}
         self._replayed: set[int] = set()
 
     def call(self, record: CallRecord) -> CallRecord:
         known = self._copies.get(id(record))
         if known is None:
-            known = self._copies[id(record)] = CallRecord(
-                record.cls, self.value(record.args), self.value(record.kwargs), [], record.where
-            )
-            known.tape.extend(self._entries(record.tape))
+            full = self._completed(record)
+            known = CallRecord(full.cls, self.value(full.args), self.value(full.kwargs), [], full.where)
+            self._copies[id(record)] = known
+            known.tape.extend(self._entries(full.tape))
         return known
+
+    def _completed(self, record: CallRecord) -> CallRecord:
+        """Add to the record of a given module what is in force for it in trees that are not copied along."""
+        owner = record.owner
+        if owner is None or owner is self._module or not owner._record.links:
+            return record
+        others = [
+            root
+            for root in tags.roots(owner)
+            if id(root._record.call) not in self._reached and not any(root is above for above in self._above)
+        ]
+        return _with_settings_from_above(owner, others) if others else record
 
     def _entries(self, tape: list[TapeEntry]) -> Iterator[TapeEntry]:
         for entry in tape:
@@ -111,7 +120,7 @@ class _Copier:
 
     def value(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             return value
         if kind is CallRecord:
             return self.call(value)
@@ -124,13 +133,13 @@ class _Copier:
         return value
 
 
-def _with_settings_from_above(module: Any) -> CallRecord:
-    """Return the record of a module as if all that is in force for it had been set by the user."""
+def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
+    """Return the record of a module as if all that is in force for it below some roots had been set by the user."""
     record = module._record
     own = _serials(module)
     found: list[tuple[tuple[int, int], TapeEntry]] = []
-    calls = _calls_from_above(module)
-    for below, at, node in _below(module):
+    calls = _calls_from_above(module, roots)
+    for below, at, node in _below(module, roots):
         names = tags.visible(module, at)
         for name, setting in settings_of(below).items() if below is not None else _latest(node):
             if _from_above(setting, module) and setting.serial not in own and setting.during not in calls:
@@ -139,8 +148,8 @@ def _with_settings_from_above(module: Any) -> CallRecord:
         for edit in node.edits:
             if _from_above(edit, module) and edit.serial not in own and edit.during not in calls:
                 top = tags.root(module)
-                args = capture(resolve(edit.args, top, by_slots=True))
-                kwargs = capture(resolve(edit.kwargs, top, by_slots=True))
+                args = recorded(arguments_again(edit.args, top), module)
+                kwargs = recorded(arguments_again(edit.kwargs, top), module)
                 found.append((_order(edit), TapeEntry(names, edit.method, args, kwargs, edit.where)))
     found += [((1, serial), entry) for serial, entry in calls.items()]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
@@ -148,10 +157,42 @@ def _with_settings_from_above(module: Any) -> CallRecord:
     return CallRecord(call.cls, call.args, call.kwargs, call.tape + entries, call.where)
 
 
-def _calls_from_above(module: Any) -> dict[int, TapeEntry]:
+def along(module: Any) -> Callable[[], None]:
+    """Return what lets a module that leaves its tree take along what is in force for it; call it when it has left."""
+    record = module._record
+    roots = tags.roots(module)
+    call = _with_settings_from_above(module, roots)
+    config = Config(module)
+    for top, path in _paths_below(module, roots):
+        other = top._record.config
+        for at, node in () if other is None else other.below(path):
+            target = config.ensure(at[len(path) :])
+            for name, settings in node.items.items():
+                target.items[name] = [_own(setting, module) for setting in settings]
+            target.edits = [_own(edit, module) for edit in node.edits]
+
+    def take() -> None:
+        note(setattr, record, "call", record.call)
+        note(setattr, record, "config", record.config)
+        record.call = CallRecord(call.cls, call.args, call.kwargs, call.tape, call.where, module)
+        record.config = config
+
+    return take
+
+
+def _own(thing: Any, module: Any) -> Any:
+    """Return a copy of a setting or edit for a module that became a root: what came from outside is the user's now."""
+    new = thing.copy()
+    new.carried = False
+    if new.by is not None and not any(above is module for above in tags.ancestors(new.by)):
+        new.by = new.maker = None
+    return new
+
+
+def _calls_from_above(module: Any, roots: list[Any]) -> dict[int, TapeEntry]:
     """Return the calls of ``@stateful`` methods, at or below a module, that are still in force."""
     found: dict[int, TapeEntry] = {}
-    for top, path in tags.paths(module):
+    for top, path in _paths_below(module, roots):
         prefix = tags.visible(top, path)
         for entry in top._record.call.tape:
             if entry.serial > module._record.constructed_at and entry.tags[: len(prefix)] == prefix:
@@ -177,10 +218,14 @@ def _serials(module: Any) -> set[int]:
     return things
 
 
-def _below(module: Any) -> Iterator[tuple[Any, Path, Node]]:
+def _paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:
+    return [(top, path) for top, path in tags.paths(module) if any(top is root for root in roots)]
+
+
+def _below(module: Any, roots: list[Any]) -> Iterator[tuple[Any, Path, Node]]:
     """Yield (the module that stands there or None, its slots below ``module``, its node), each place once."""
     seen: set[int] = set()
-    for top, path in tags.paths(module):
+    for top, path in _paths_below(module, roots):
         config = top._record.config
         for at, node in () if config is None else config.below(path):
             found = tags.child_at(top, at)
@@ -204,82 +249,3 @@ def _from_above(thing: Setting | Edit, module: Any) -> bool:
     if isinstance(thing.maker, Edit):
         return False
     return thing.by is None or not any(above is module for above in tags.ancestors(thing.by))
-
-
-# Data as a live model -------------------------------------------------------------------------------------------
-
-
-def realize(record: CallRecord, memo: dict[int, Any] | None = None, upto: int | None = None) -> Any:
-    """Return a new module: make the call of a record and replay its tape.
-
-    Args:
-        record: The model as data.
-        memo: What was copied already, as for ``copy.deepcopy``.
-        upto: Replay only so many entries of the outermost tape; a negative number leaves out that many at its end.
-
-    Raises:
-        ReplayError: When an entry cannot be replayed.
-    """
-    memo = {} if memo is None else memo
-    known = memo.get(id(record))
-    if known is not None:
-        return known
-    args = _copy(record.args, memo)
-    kwargs = _copy(record.kwargs, memo)
-    with entered(Frame(REPLAY, None, where=record.where), fresh=True):
-        module = record.cls(*args, **kwargs)
-    memo[id(record)] = module
-    memo.setdefault(id(memo), []).append(record)
-    for number, entry in enumerate(record.tape[:upto] if upto is not None else record.tape):
-        _replay(module, number, entry, memo)
-    return module
-
-
-def _replay(module: Any, number: int, entry: TapeEntry, memo: dict[int, Any]) -> None:
-    target = walk(module, entry.tags)
-    place = ".".join(entry.tags)
-    if target is None:
-        raise _replay_error(number, entry, f"there is no module at {place!r}.", module, place)
-    method = getattr(type(target), entry.method, None)
-    if method is None or not is_recorded(method):
-        raise _replay_error(number, entry, f"{type(target).__name__} has no recorded method {entry.method!r}.", module)
-    args = resolve(_copy(entry.args, memo), module)
-    kwargs = resolve(_copy(entry.kwargs, memo), module)
-    try:
-        with entered(Frame(REPLAY, None, where=entry.where), fresh=True):
-            method(target, *args, **kwargs)
-    except Exception as error:
-        raise _replay_error(number, entry, f"{type(error).__name__}: {error}", module) from error
-
-
-def _replay_error(number: int, entry: TapeEntry, reason: str, module: Any, place: str = "") -> ReplayError:
-    existing = [name for name, _ in module.named_modules() if name]
-    closest = tuple(nearest(place, existing, 3)) if place else ()
-    return ReplayError(number, str(entry), None if entry.where is None else str(entry.where), reason, closest)
-
-
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a deep copy in which records have become modules; classes, functions and modules stay as they are."""
-    kind = type(value)
-    if kind in _ATOMS or kind is types.ModuleType:
-        return value
-    if kind is CallRecord:
-        return realize(value, memo)
-    if kind is not tuple and kind is not list and kind is not dict:
-        return copy.deepcopy(value, memo)
-    if id(value) in memo:
-        return memo[id(value)]
-    new: Any
-    if kind is list:
-        new = memo[id(value)] = []
-        new += [_copy(item, memo) for item in value]
-    elif kind is dict:
-        new = memo[id(value)] = {}
-        new.update((_copy(key, memo), _copy(item, memo)) for key, item in value.items())
-    else:
-        new = tuple(_copy(item, memo) for item in value)
-        if all(a is b for a, b in zip(new, value, strict=True)):
-            return value
-        memo[id(value)] = new
-    memo.setdefault(id(memo), []).append(value)
-    return new

@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, TypeVar
-
-from torch import nn
 
 from replayml.core import tags
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
 from replayml.core.journal import note, transaction
-from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, ExtendedConstructorMeta, Frame, capture, entered, scope
+from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, scope
 from replayml.core.record import HookCall, Record
-from replayml.core.tape import Path, TapeEntry, TreeRef, Where, caller
+from replayml.core.references import recorded, refer
+from replayml.core.replay import is_recorded
+from replayml.core.tape import CallRecord, TapeEntry, Where, caller
 from replayml.core.tree import add_edit
 
 __all__ = [
@@ -115,11 +114,6 @@ def after_deploy(function: F) -> F:
     return _recorded(function, "after_deploy")
 
 
-def is_recorded(function: object) -> bool:
-    """Tell whether a function carries the mark of one of the decorators."""
-    return isinstance(function, FunctionType) and hasattr(function, "__recorded__")
-
-
 def run_hooks(module: Any, phase: str, target: Any = None) -> None:
     """Run the calls that wait for a phase, once, in the order in which they were made.
 
@@ -182,6 +176,7 @@ def _recorded(function: F, kind: str) -> F:
             if kind != "stateful":
                 made = Edit(by, maker, name, *_by_slots(self, args, kwargs), where)
                 made.during = top.during if nested else 0  # type: ignore[union-attr]
+                _mark_rewrapped((*args, *kwargs.values()), (*made.args, *made.kwargs.values()))
                 add_edit(self, made)
                 record.apply(made.serial)
             serial = next_serial() if made is None else made.serial
@@ -208,55 +203,20 @@ def _entry(
     module: Any, root: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where | None, by: Any
 ) -> TapeEntry:
     path = next(tags.visible(top, slots) for top, slots in tags.paths(module) if top is root)
-    return TapeEntry(path, name, recorded_value(args, root), recorded_value(kwargs, root), where, by)
-
-
-def recorded_value(value: Any, root: Any) -> Any:
-    """Return a value as a tape keeps it: what stands in the tree by reference, other modules as records."""
-    return capture(_with_references(value, root, by_slots=False))
+    return TapeEntry(path, name, recorded(args, root), recorded(kwargs, root), where, by)
 
 
 def _by_slots(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     root = tags.root(module)
-    return _with_references(args, root, by_slots=True), _with_references(kwargs, root, by_slots=True)
+    return refer(args, root, by_slots=True), refer(kwargs, root, by_slots=True)
 
 
-def _with_references(value: Any, root: Any, by_slots: bool) -> Any:
-    kind = type(value)
-    if isinstance(kind, ExtendedConstructorMeta):
-        record = value._record
-        if not record.built and (value is root or record.links):
-            for top, slots in tags.paths(value):
-                if top is root:
-                    return TreeRef(slots if by_slots else tags.visible(top, slots))
-        return value
-    if isinstance(value, nn.Module):
-        found = _find_plain(value, root)
-        return value if found is None else TreeRef(found)
-    if isinstance(value, nn.Parameter):
-        for name, parameter in root.named_parameters(remove_duplicate=False):
-            if parameter is value:
-                *path, last = name.split(".")
-                return TreeRef(tuple(path), last)
-        return value
-    if kind is tuple or kind is list:
-        new = [_with_references(item, root, by_slots) for item in value]
-        return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
-    if kind is dict:
-        items = {key: _with_references(item, root, by_slots) for key, item in value.items()}
-        return value if all(items[key] is item for key, item in value.items()) else items
-    return value
-
-
-def _find_plain(module: nn.Module, root: Any) -> Path | None:
-    """Return the path of a plain module that stands in the tree already, or None."""
-    known = root._record.plain
-    if known is None or id(module) not in known:
-        return None
-    for name, other in root.named_modules(remove_duplicate=False):
-        if other is module and name:
-            return tuple(name.split("."))
-    return None
+def _mark_rewrapped(given: tuple[Any, ...], kept: tuple[Any, ...]) -> None:
+    """Mark the new modules around something of the tree: they are made anew together with the tree."""
+    for value, other in zip(given, kept, strict=True):
+        if type(other) is CallRecord:
+            note(setattr, value._record, "rewrapped", False)
+            value._record.rewrapped = True
 
 
 def _successor(module: Any, record: Record) -> Any:

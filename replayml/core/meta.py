@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import inspect
+import types
 import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
@@ -141,6 +142,7 @@ def _record(module: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any
         [],
         top.where if top is not None and top.kind is REPLAY else caller(),
     )
+    record.call.owner = module
     record.links = []
     record.children = {}
     record.constructed_at = next_serial()
@@ -164,7 +166,7 @@ def _expect(maker: Record, record: Record, module: Any) -> None:
             record.forecast = forecast.below
 
 
-_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type})
+ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
 
 
 def capture(value: Any) -> Any:
@@ -173,7 +175,7 @@ def capture(value: Any) -> Any:
     Values without such a module come back as they are; nothing else is copied.
     """
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     if isinstance(kind, ExtendedConstructorMeta):
         record = value.__dict__["_record"]

@@ -91,6 +91,11 @@ class Slots:
             self._index = None
         self.order.insert(index, slot)
 
+    def put(self, index: int, slot: str) -> None:
+        """Put another slot at an index."""
+        self.order[index] = slot
+        self._index = None
+
     def remove(self, index: int) -> None:
         """Take out the slot at an index."""
         del self.order[index]
@@ -113,10 +118,12 @@ class Record:
         applied: The serials of the edits that were carried out on it since it was last constructed.
         hooks: The calls that wait for a phase.
         slots: For a list whose elements were moved.
+        replaced: The slots of children that the user put in the place of others, by name.
         inferred: The sizes that were read off the example input.
         creations: The modules that its ``__init__`` made, in order.
         forecast: The same of the run before, as far as settings wait for them.
         expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
+        rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
         gone: Where its successor stands, after its parent was constructed again.
     """
 
@@ -132,6 +139,7 @@ class Record:
     applied: set[int] | None = None
     hooks: dict[str, list[HookCall]] | None = None
     slots: Slots | None = None
+    replaced: dict[str, str] | None = None
     plain: set[int] | None = None
     creations: list[Any] | None = None
     forecast: list[Forecast | None] | None = None
@@ -141,6 +149,7 @@ class Record:
     constructed: bool = False
     constructed_at: int = 0
     rebuilding: bool = False
+    rewrapped: bool = False
     built: bool = False
     blueprint: Blueprint | None = None
     inferred: dict[str, Any] = NOTHING
@@ -149,12 +158,14 @@ class Record:
     def name_of(self, slot: str) -> str:
         """Return the name under which a slot is found in the module's children."""
         if self.slots is None:
-            return slot
+            return slot.partition("@")[0] if "@" in slot else slot
         index = self.slots.index(slot)
         return slot if index is None else str(index)
 
     def slot_of(self, name: str) -> str:
         """Return the slot of the child of that name."""
+        if self.replaced is not None and name in self.replaced:
+            return self.replaced[name]
         if self.slots is None or not name.isdigit() or int(name) >= len(self.slots.order):
             return name
         return self.slots.order[int(name)]

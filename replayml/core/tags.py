@@ -2,7 +2,8 @@
 
 A tag is a path of names, ``("block", "layer")``; the root's is ``()``. A module that stands in two places has two.
 Inside, a path of *slots* is used: the slot of a child is its name, except in a list whose elements were moved, where
-an element keeps its slot while its index changes. Settings are kept by slots, and so follow the element.
+an element keeps its slot while its index changes, and for a child that the user put in the place of another, which
+gets a slot of its own. Settings are kept by slots, and so stay with whom they were made for.
 
 Invariants:
     * Finding a module's tags costs its depth, not the size of the tree.

@@ -55,10 +55,12 @@ class TreeRef:
     Attributes:
         tags: The module's path below the root of the tape, at the time of the call.
         name: None for the module itself, else the name of its parameter or buffer.
+        outer: On the tape of a module that was given to a larger one: the path is one of the larger one's tree.
     """
 
     tags: Path
     name: str | None = None
+    outer: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +116,7 @@ class CallRecord:
         kwargs: The keyword arguments of the call.
         tape: The calls made on it, and below it, since.
         where: The line of the user's constructor call.
+        owner: The module, on the record that a live module has; None on every copy.
     """
 
     cls: type
@@ -121,6 +124,7 @@ class CallRecord:
     kwargs: dict[str, Any] = field(default_factory=dict)
     tape: list[TapeEntry] = field(default_factory=list)
     where: Where | None = None
+    owner: Any = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CallRecord):

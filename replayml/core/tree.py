@@ -18,15 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from replayml.core import tags
 from replayml.core.config import Config, Edit, Node, Setting, displace, place, winner
 from replayml.core.errors import ConfigurationError
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered
 from replayml.core.record import NOTHING, Forecast
-from replayml.core.tape import Path, TreeRef
+from replayml.core.replay import arguments_again
+from replayml.core.tape import Path
 
 __all__ = [
     "add_edit",
@@ -36,8 +35,8 @@ __all__ = [
     "detach",
     "is_settled",
     "reconstruct",
+    "refill",
     "reset",
-    "resolve",
     "settings_of",
     "settle",
 ]
@@ -146,7 +145,7 @@ def attach(parent: Any, slots: Path, child: Any) -> None:
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
             f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
         )
-    record.links.append((parent, slots))
+    record.links.insert(0, (parent, slots))
     record.expected = None
     note(_unlink, record, parent, slots)
     siblings = parent._record.children
@@ -181,8 +180,8 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
 
 
 def _unlink(record: Any, parent: Any, slots: Path) -> None:
-    for index in range(len(record.links) - 1, -1, -1):
-        if record.links[index][0] is parent and record.links[index][1] == slots:
+    for index, (other, at) in enumerate(record.links):
+        if other is parent and at == slots:
             del record.links[index]
             return
 
@@ -265,14 +264,14 @@ def reconstruct(module: Any) -> None:
     target = _construction_site(module)
     record = tags.root(target)._record
     outermost = not record.rebuilding
-    with transaction():
-        record.rebuilding = True
-        try:
+    record.rebuilding = True
+    try:
+        with transaction():
             target.__construct__()
             _repeat_edits(target, everything=outermost)
-        finally:
-            if outermost:
-                record.rebuilding = False
+    finally:
+        if outermost:
+            record.rebuilding = False
 
 
 def _construction_site(module: Any) -> Any:
@@ -325,15 +324,15 @@ def reset(module: Any) -> None:
     if not record.constructed:
         return
     kept = dict(module.__dict__)
-    note(_restore, module.__dict__, kept)
+    note(refill, module.__dict__, kept)
     known = dict(record.__dict__)
-    note(_restore, record.__dict__, known)
+    note(refill, record.__dict__, known)
     record.forecast = _forecast(module) if any(node.children for node in nodes_of(module)) else None
     record.creations = record.expected = None
     _release(module, module)
     record.children = {}
     record.resolved = NOTHING
-    record.made = record.applied = record.hooks = record.slots = record.plain = None
+    record.made = record.applied = record.hooks = record.slots = record.plain = record.replaced = None
     module.__dict__.clear()
     module.__dict__["_record"] = record
     module._init_torch()
@@ -359,7 +358,8 @@ def _path_below(module: Any, above: Any) -> Path | None:
     return path
 
 
-def _restore(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+def refill(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Give a dictionary back its content, in the same order."""
     attributes.clear()
     attributes.update(kept)
 
@@ -370,7 +370,7 @@ def _release(module: Any, site: Any) -> None:
     for placed in record.made or ():
         displace(placed)
     for slots, child in list(record.children.items()):
-        if made_within(child, site):
+        if child._record.rewrapped or made_within(child, site):
             if child._record.gone is None:
                 child._record.gone = (module, slots)
                 note(setattr, child._record, "gone", None)
@@ -408,8 +408,8 @@ def _repeat(edit: Edit, module: Any) -> None:
     record = module._record
     method = type(module).__dict__.get(edit.method) or getattr(type(module), edit.method)
     try:
-        args = resolve(edit.args, tags.root(module), by_slots=True)
-        kwargs = resolve(edit.kwargs, tags.root(module), by_slots=True)
+        args = arguments_again(edit.args, tags.root(module))
+        kwargs = arguments_again(edit.kwargs, tags.root(module))
         with transaction(), entered(Frame(CALL, module, by=edit.by, edit=edit)):
             record.apply(edit.serial)
             method.__perform__(module, args, kwargs)
@@ -418,29 +418,3 @@ def _repeat(edit: Edit, module: Any) -> None:
         line = f", made at {edit.where}" if edit.where else ""
         error.add_note(f"while making the call {place_}.{edit.method}(...){line} again on the new tree")
         raise
-
-
-def resolve(value: Any, top: Any, by_slots: bool = False) -> Any:
-    """Return a value with each `TreeRef` in it replaced by what it stands for below ``top``."""
-    kind = type(value)
-    if kind is TreeRef:
-        found = tags.child_at(top, value.tags) if by_slots else walk(top, value.tags)
-        if found is None:
-            raise ConfigurationError(f"nothing stands at {'.'.join(value.tags)!r} of the model any more")
-        return found if value.name is None else getattr(found, value.name)
-    if kind is tuple or kind is list:
-        return kind(resolve(item, top, by_slots) for item in value)
-    if kind is dict:
-        return {key: resolve(item, top, by_slots) for key, item in value.items()}
-    return value
-
-
-def walk(top: Any, names: Path) -> Any:
-    """Return what stands at a path of names, or None."""
-    module = top
-    for name in names:
-        children: dict[str, nn.Module] | None = getattr(module, "_modules", None)
-        module = None if children is None else children.get(name)
-        if module is None:
-            return None
-    return module

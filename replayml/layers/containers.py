@@ -20,6 +20,7 @@ from replayml.core.hooks import after_init, edit, stateful
 from replayml.core.journal import note
 from replayml.core.meta import scope
 from replayml.core.record import Slots
+from replayml.core.tree import refill
 from replayml.module.module import Module
 from replayml.module.selection import select
 
@@ -231,8 +232,8 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
 
     def _renumber(self, modules: list[Any]) -> None:
         before = dict(self._modules)
-        note(_refill, self._modules, before)
-        _refill(self._modules, {str(index): module for index, module in enumerate(modules)})
+        note(refill, self._modules, before)
+        refill(self._modules, {str(index): module for index, module in enumerate(modules)})
 
     def _slots(self) -> Slots:
         """Return the slots; until the first change they are the indices and not kept."""
@@ -241,6 +242,11 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
             note(setattr, record, "slots", None)
             record.slots = Slots([str(index) for index in range(len(self))])
         return record.slots
+
+    def _new_occupant(self, name: str, serial: int) -> None:
+        slots, index = self._slots(), int(name)
+        note(slots.put, index, slots.order[index])
+        slots.put(index, f"+{serial}.{name}")
 
     def _new_slot(self, index: int, length: int) -> None:
         top = scope()
@@ -303,11 +309,6 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
         for element in self:
             element.set_output_map(*args, **kwargs)
         return self
-
-
-def _refill(modules: dict[str, Any], content: Mapping[str, Any]) -> None:
-    modules.clear()
-    modules.update(content)
 
 
 class Sequential(LayerList[T]):

@@ -21,12 +21,14 @@ import torch
 from torch import nn
 
 from replayml.core import tags, tree
-from replayml.core.copying import describe, realize
+from replayml.core.copying import describe
 from replayml.core.errors import BuildError
 from replayml.core.hooks import run_hooks
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered, quiet
 from replayml.core.record import Blueprint
+from replayml.core.references import walk
+from replayml.core.replay import realize
 from replayml.core.tape import CallRecord, Path
 
 __all__ = ["Builder", "build", "current", "rebuild", "unbuilt_inside"]
@@ -180,7 +182,7 @@ def rebuild(
     if settings:
         module.configure(**settings)
     for path, values in sizes.items():
-        layer = tree.walk(module, path)
+        layer = walk(module, path)
         if layer is None:
             raise BuildError(f"the model has no layer at {'.'.join(path)!r}, for which sizes are recorded")
         layer._take_sizes(values)

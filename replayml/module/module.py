@@ -20,12 +20,13 @@ from torch import nn
 
 from replayml.core import tags, tree
 from replayml.core.config import Config, Setting, next_serial
-from replayml.core.copying import describe, realize
+from replayml.core.copying import along, describe
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import edit, run_hooks, stateful
 from replayml.core.journal import note
 from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, ExtendedConstructorMeta, not_top_level, scope
 from replayml.core.record import Record
+from replayml.core.replay import realize
 from replayml.core.signatures import bind, call_arguments, signature_of
 from replayml.core.tape import Path, Tape
 from replayml.module import building, explain, wiring
@@ -305,25 +306,37 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         record = self._record
         old = self._modules.get(name)
         if not record.constructing:
-            self._note_attribute(name)
+            self._note_attribute(name, leaves=not isinstance(value, nn.Module))
         if old is not None and old is not value:
             self._drop_child(name, old)
         super().__setattr__(name, value)
         if isinstance(value, nn.Module) and value is not old and self._modules.get(name) is value:
+            top = scope()
+            if old is not None and not record.constructing and top is not None and top.by is None:
+                self._new_occupant(name, top.edit.serial if top.edit is not None else top.during)
             self._take_child(name, value)
+
+    def _new_occupant(self, name: str, serial: int) -> None:
+        """Give the child that takes the place of another a slot of its own: what was set on the other is not for it."""
+        record = self._record
+        note(setattr, record, "replaced", record.replaced)
+        record.replaced = {**(record.replaced or {}), name: f"{name}@{serial}"}
 
     def _remove(self, name: str) -> None:
         """Delete without recording."""
         old = self._modules.get(name)
         if not self._record.constructing:
-            self._note_attribute(name)
+            self._note_attribute(name, leaves=True)
         super().__delattr__(name)
         if old is not None:
             self._drop_child(name, old)
 
-    def _note_attribute(self, name: str) -> None:
+    def _note_attribute(self, name: str, leaves: bool) -> None:
+        """Note an attribute's value; with ``leaves`` also its place in the order of children."""
         for place in (self.__dict__, self._modules, self._parameters, self._buffers):
-            if name in place:
+            if name in place and leaves and place is not self.__dict__:
+                note(tree.refill, place, dict(place))
+            elif name in place:
                 note(place.__setitem__, name, place[name])
             else:
                 note(place.pop, name, None)
@@ -344,13 +357,11 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     def _drop_child(self, name: str, child: nn.Module) -> None:
         """Forget a child that was taken out."""
         slot = self._record.slot_of(name)
-        if not self._record.constructing:
-            for top, path in tags.paths(self):
-                if top._record.config is not None:
-                    top._record.config.clear_below((*path, slot))
-        for slots, below in list(self._record.children.items()):
-            if slots[0] == slot:
-                tree.detach(self, slots, below)
+        for slots, below in [(slots, below) for slots, below in self._record.children.items() if slots[0] == slot]:
+            taken_along = None if self._record.constructing else along(below)
+            tree.detach(self, slots, below)
+            if taken_along is not None and not below._record.links:
+                taken_along()
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, as ``torch.nn.Module.add_module`` does."""
@@ -368,7 +379,8 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     @property
     def tags(self) -> list[Path]:
         """The paths of this module below its root, one for each place at which it stands."""
-        return tags.shown_all(self)
+        root = tags.root(self)
+        return [tags.visible(top, slots) for top, slots in tags.paths(self) if top is root]
 
     @property
     def root_module(self) -> Any:

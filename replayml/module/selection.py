@@ -24,7 +24,7 @@ from torch import nn
 from replayml.core.errors import ConfigurationError, SelectionError, nearest
 from replayml.core.journal import transaction
 from replayml.core.tape import Path
-from replayml.core.tree import walk
+from replayml.core.references import walk
 
 __all__ = ["Selection", "select"]
 

@@ -53,7 +53,7 @@ MODEL = DOCUMENT.below("model")
 
 
 def _step(key: str | int) -> str:
-    if isinstance(key, str) and key.isascii() and key.isidentifier() and len(key) <= _SHOWN:
+    if isinstance(key, str) and key.isascii() and key.removeprefix("$").isidentifier() and len(key) <= _SHOWN:
         return f".{key}"
     return f"[{shown(key)}]"
 

@@ -37,7 +37,7 @@ from replayml.recipe.parts import (
 )
 from replayml.recipe.tensors import DATA_LEAVES
 
-__all__ = ["Walk"]
+__all__ = ["TAGS", "Walk"]
 
 _LEAVES: Mapping[str, Leaf] = MappingProxyType({leaf.tag: leaf for leaf in (*LEAVES, *DATA_LEAVES)})
 
@@ -153,7 +153,7 @@ class Walk:
             return self._leaf(_LEAVES[tag], node, place)
         form = _FORMS.get(tag)
         if form is None:
-            raise Flaw("unknown-tag", f"the tag {shown(tag)} is unknown. The tags are: {_TAGS}.")
+            raise Flaw("unknown-tag", f"the tag {shown(tag)} is unknown. The tags are: {', '.join(sorted(TAGS))}.")
         check_keys(node, (tag, *form.required), (*form.optional, *(("$id",) if form.has_identity else ())))
         if form.has_identity and tag != "$dataclass":
             self._refuse_in_key(f"a {tag}")
@@ -401,4 +401,5 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "$tuple": _Form(Walk._tuple),
     }
 )
-_TAGS = ", ".join(sorted({*_FORMS, *_LEAVES}))
+TAGS = frozenset({*_FORMS, *_LEAVES})
+"""Every tag that a node may have."""

@@ -6,7 +6,7 @@ it, and keeps it as plain numbers.
 Invariants:
     * A logged value is recorded once, with the epoch it was logged in and the optimizer steps taken by then.
     * Training, validation and test never share a series: a validation or test metric whose name does not tell its
-      stage gets the stage in front (``"accuracy"`` becomes ``"val/accuracy"``).
+      stage gets the stage in front (``"accuracy"`` becomes ``"val:accuracy"``).
     * The sanity check leaves no record, and only rank zero keeps any.
     * The state is numbers, strings, lists and dicts, so that ``torch.load(weights_only=True)`` opens it.
 """
@@ -54,7 +54,7 @@ class LogHistory(Callback):
     ``history.epoch`` holds what was logged with ``on_epoch=True``, ``history.step`` what was logged with
     ``on_step=True``, each under the name given to ``self.log``, without the endings ``_epoch`` and ``_step`` that
     Lightning appends where a metric is logged at both. A validation or test metric whose name does not tell its stage
-    is kept as ``val/name`` or ``test/name``. Epochs count from 0, as in Lightning; ``step`` is the number
+    is kept as ``val:name`` or ``test:name``. Epochs count from 0, as in Lightning; ``step`` is the number
     of optimizer steps taken when the value was logged.
 
     The records are saved in checkpoints and come back when ``fit`` resumes from one. Under a strategy that trains in

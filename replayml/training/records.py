@@ -34,7 +34,8 @@ __all__ = [
 Stage = Literal["train", "val", "test"]
 Level = Literal["epoch", "step"]
 
-_STAGE_WORD = re.compile(r"(train|val|test)(?:ing|id|idation)?(?![A-Za-z])[_/ .-]?")
+_STAGE_WORD = re.compile(r"(train|val|test)(?:ing|id|idation)?(?![A-Za-z])[_/ .:-]?")
+_OWN_PREFIX = ("train:", "val:", "test:")
 
 
 class Series(TypedDict):
@@ -107,15 +108,15 @@ def series_name(stage: Stage, name: str) -> str:
     """Return the name under which a metric of a stage is kept.
 
     A name that tells its own stage stays, and so does a training metric whose name tells none. Any other gets the
-    stage in front, with a slash, so that ``loss`` and ``val_loss`` of one validation stay two series.
+    stage in front, with a colon. No two metrics share a name: ``loss`` and ``val_loss`` of one validation are two.
 
     Example:
         >>> series_name("train", "accuracy"), series_name("val", "val_accuracy"), series_name("val", "accuracy")
-        ('accuracy', 'val_accuracy', 'val/accuracy')
+        ('accuracy', 'val_accuracy', 'val:accuracy')
     """
     found = _STAGE_WORD.match(name)
     told = found[1] if found else "train"
-    return name if told == stage else f"{stage}/{name}"
+    return name if told == stage and not name.startswith(_OWN_PREFIX) else f"{stage}:{name}"
 
 
 def metric_of(series: str) -> str:

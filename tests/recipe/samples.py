@@ -54,7 +54,6 @@ class Narrow(replayml.Module):
 class Mode(enum.Enum):
     FAST = "fast"
     SLOW = "slow"
-    SWIFT = "fast"
 
 
 class Access(enum.Flag):

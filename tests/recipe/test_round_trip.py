@@ -115,7 +115,8 @@ from replayml.core.tape import CallRecord, TapeEntry
 from replayml.recipe import Recipe
 import torch
 shared = {"b": {1, 2, 3, 300, "x", "yy", Mode.SLOW, (1, 2), frozenset("abcdef")}, "a": [torch.arange(3), helper]}
-record = CallRecord(Net, (shared, Money(3)), {"width": 2, "zeta": shared}, [TapeEntry((), "adjust", ({"u", "v", "w"},))])
+tape = [TapeEntry((), "adjust", ({"u", "v", "w"},))]
+record = CallRecord(Net, (shared, Money(3)), {"width": 2, "zeta": shared}, tape)
 print(Recipe.of(record, codecs=[MONEY]).fingerprint)
 """
 

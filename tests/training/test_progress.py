@@ -99,7 +99,7 @@ def test_the_process_stays_as_it_was(tmp_path: Path, fails: bool) -> None:
                 raise RuntimeError("the second batch")
 
     shared = dict(vars(rich.get_console()))
-    streams, threads = (sys.stdout, sys.stderr), threading.active_count()
+    streams, threads = (sys.stdout, sys.stderr), set(threading.enumerate())
     run = trainer(tmp_path, ProgressBar(console=terminal()))
     if fails:
         with pytest.raises(RuntimeError, match="the second batch"):
@@ -107,7 +107,9 @@ def test_the_process_stays_as_it_was(tmp_path: Path, fails: bool) -> None:
     else:
         run.fit(Fails(), loader(), loader(8))
     assert (sys.stdout, sys.stderr) == streams
-    assert threading.active_count() == threads
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
     assert dict(vars(rich.get_console())) == shared
 
 

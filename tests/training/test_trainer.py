@@ -11,10 +11,10 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import pytest
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import DataLoader
 
 from replayml.core.errors import ConfigurationError
@@ -45,7 +45,7 @@ def test_what_the_user_gives_wins() -> None:
 
 def test_a_list_of_callbacks_serves_two_trainers() -> None:
     """Making a trainer leaves the list of callbacks alone, so that the next one gets defaults of its own."""
-    given = [EarlyStopping("val_loss")]
+    given: list[Callback] = [EarlyStopping("val_loss")]
     first, second = Trainer(**QUIET, callbacks=given), Trainer(**QUIET, callbacks=given)
     assert len(given) == 1
     assert first.history is not second.history
@@ -76,7 +76,7 @@ def test_editors_see_the_signatures_of_lightning() -> None:
 def test_an_unknown_argument_is_refused() -> None:
     """An argument that Lightning does not take raises as it does there."""
     with pytest.raises(TypeError, match="max_epoch"):
-        Trainer(**QUIET, max_epoch=3)
+        Trainer(**QUIET, max_epoch=3)  # type: ignore[call-arg]
 
 
 def test_the_history_is_that_of_the_training(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_early_stopping_and_checkpoints_work_without_validation(tmp_path: Path) 
     """Callbacks that watch a training metric work when there is no validation data."""
     best = ModelCheckpoint(tmp_path, monitor="train_loss")
     options = {**QUIET, "enable_checkpointing": True, "enable_progress_bar": False}
-    stop = EarlyStopping("train_loss", divergence_threshold=-1.0, check_on_train_epoch_end=True, mode="min")
+    stop = EarlyStopping("train_loss", patience=9, check_on_train_epoch_end=True)
     trainer = Trainer(**options, default_root_dir=tmp_path, max_epochs=3, callbacks=[best, stop])
     trainer.fit(Regression(), loader())
     assert trainer.current_epoch == 3
@@ -160,7 +160,7 @@ def test_a_tuner_works_with_it(tmp_path: Path) -> None:
     """Lightning's Tuner finds a learning rate, and leaves no trace in the history."""
     trainer = Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=1, enable_progress_bar=False)
     model = Regression(lr=1e-6)
-    found = Tuner(trainer).lr_find(model, loader(), loader(8), num_training=20)
+    found = Tuner(trainer).lr_find(model, loader(80), loader(8), num_training=20)
     assert found is not None
     assert model.lr != 1e-6
     assert trainer.history == LogHistory()
@@ -177,17 +177,21 @@ def test_neither_warnings_nor_logging_are_changed(tmp_path: Path) -> None:
     assert [logger.level for logger in loggers] == levels
 
 
+def test_without_tensorboard_metrics_go_to_csv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where TensorBoard is not installed, the default logger writes CSV files into the usual folder."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu")
+    assert isinstance(trainer.logger, CSVLogger)
+    assert Path(trainer.logger.log_dir) == tmp_path / "lightning_logs" / "version_0"
+    assert Trainer(logger=False, accelerator="cpu").logger is None
+
+
 SCRIPT = """
-import importlib.util, sys, warnings
-find_spec = importlib.util.find_spec
-if "no-tensorboard" in sys.argv:
-    class Hidden:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in ("tensorboard", "tensorboardX"):
-                raise ModuleNotFoundError(name)
-    sys.meta_path.insert(0, Hidden())
+import warnings
 from replayml.training.trainer import Trainer
 from tests.training.lightning_models import Regression, loader
+
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     Trainer(max_epochs=1, accelerator="cpu").fit(Regression(), loader())
@@ -197,11 +201,10 @@ for warning in caught:
 
 
 def test_the_default_use_gives_no_advice(tmp_path: Path) -> None:
-    """Training with nothing but defaults on a CPU raises no warning of Lightning's."""
+    """Training with nothing but defaults raises no warning, but for torch's and the one about worker processes."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     warned = [line for line in done.stdout.splitlines() if line.startswith("WARNED")]
     assert [line for line in warned if "LeafSpec" not in line and "many workers" not in line] == []
-    assert isinstance(Regression(), LightningModule)

@@ -1,0 +1,156 @@
+"""Replaying: data as a live model.
+
+Invariants:
+    * One record becomes one module, however often it is reached.
+    * A replay runs at the user's level, whoever asks for it.
+    * What is no module is deep-copied; classes, functions and Python modules stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any
+
+from torch import nn
+
+from replayml.core import tags
+from replayml.core.errors import ConfigurationError, ReplayError, nearest
+from replayml.core.meta import ATOMS, REPLAY, Frame, entered
+from replayml.core.references import walk
+from replayml.core.tape import CallRecord, TapeEntry, TreeRef
+
+__all__ = ["arguments_again", "is_recorded", "realize"]
+
+
+def is_recorded(function: object) -> bool:
+    """Tell whether a function carries the mark of one of the decorators in `replayml.core.hooks`."""
+    return isinstance(function, types.FunctionType) and hasattr(function, "__recorded__")
+
+
+def realize(record: CallRecord, memo: dict[int, Any] | None = None, upto: int | None = None) -> Any:
+    """Return a new module: make the call of a record and replay its tape.
+
+    Args:
+        record: The model as data.
+        memo: What was copied already, as for ``copy.deepcopy``.
+        upto: Replay only so many entries of the tape; a negative number leaves out that many at its end.
+
+    Raises:
+        ReplayError: When an entry cannot be replayed.
+    """
+    return _Replayer({} if memo is None else memo).realize(record, None, upto)
+
+
+def arguments_again(value: Any, root: Any) -> Any:
+    """Return the arguments of a call that is made again on a tree.
+
+    What stands in the tree is looked up by its slots, a new module around it is made anew, and the rest stays the
+    same object.
+
+    Args:
+        value: The arguments, as `replayml.core.references.refer` left them.
+        root: The root of the tree.
+    """
+    return _Replayer({}, again=True).value(value, root, root, by_slots=True)
+
+
+class _Replayer:
+    """Makes modules from records.
+
+    Args:
+        memo: What was made so far, by the identity of its original.
+        again: Whether a call is made again, with the same objects, instead of a copy of them.
+    """
+
+    def __init__(self, memo: dict[int, Any], again: bool = False) -> None:
+        self._memo = memo
+        self._again = again
+
+    def realize(self, record: CallRecord, outer: Any, upto: int | None = None) -> Any:
+        """Return the module of a record; ``outer`` is the root of the tree that it is made for."""
+        if id(record) in self._memo:
+            return self._memo[id(record)]
+        args = self.value(record.args, outer, outer, self._again)
+        kwargs = self.value(record.kwargs, outer, outer, self._again)
+        with entered(Frame(REPLAY, None, where=record.where), fresh=True):
+            module = record.cls(*args, **kwargs)
+        self._remember(record, module)
+        for number, entry in enumerate(record.tape if upto is None else record.tape[:upto]):
+            self._replay(module, number, entry, outer)
+        return module
+
+    def _remember(self, original: Any, new: Any) -> None:
+        self._memo[id(original)] = new
+        self._memo.setdefault(id(self._memo), []).append(original)
+
+    def _replay(self, module: Any, number: int, entry: TapeEntry, outer: Any) -> None:
+        target = walk(module, entry.tags)
+        place = ".".join(entry.tags)
+        if target is None:
+            raise _replay_error(number, entry, f"there is no module at {place!r}.", module, place)
+        method = getattr(type(target), entry.method, None)
+        if not is_recorded(method):
+            raise _replay_error(
+                number, entry, f"{type(target).__name__} has no recorded method {entry.method!r}.", module
+            )
+        try:
+            args = self.value(entry.args, module, outer)
+            kwargs = self.value(dict(entry.kwargs), module, outer)
+            with entered(Frame(REPLAY, None, where=entry.where), fresh=True):
+                method(target, *args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            raise _replay_error(number, entry, f"{type(error).__name__}: {error}", module) from error
+
+    def value(self, value: Any, top: Any, outer: Any, by_slots: bool = False) -> Any:
+        """Return a value for a call on the tree of ``top``, which is made for the tree of ``outer``."""
+        kind = type(value)
+        if kind in ATOMS or kind is types.ModuleType:
+            return value
+        if kind is TreeRef:
+            return _look_up(value, outer if value.outer else top, by_slots or (value.outer and self._again))
+        if kind is CallRecord:
+            return value.owner if self._again and value.owner is not None else self.realize(value, top)
+        if kind is not tuple and kind is not list and kind is not dict:
+            return value if self._again else self._deep_copy(value, top)
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        new: Any
+        if kind is list:
+            new = []
+            self._remember(value, new)
+            new += [self.value(item, top, outer, by_slots) for item in value]
+        elif kind is dict:
+            new = {}
+            self._remember(value, new)
+            for key, item in value.items():
+                new[self.value(key, top, outer, by_slots)] = self.value(item, top, outer, by_slots)
+        else:
+            new = tuple(self.value(item, top, outer, by_slots) for item in value)
+            if all(a is b for a, b in zip(new, value, strict=True)):
+                return value
+            self._remember(value, new)
+        return new
+
+
+    def _deep_copy(self, value: Any, top: Any) -> Any:
+        """Copy a value that is no plain container; the recorded modules inside of a plain one as they were given."""
+        if isinstance(value, nn.Module):
+            for below in value.modules():
+                record = below.__dict__.get("_record")
+                if record is not None and not record.built and id(below) not in self._memo:
+                    self._remember(below, self.realize(record.call, top))
+        return copy.deepcopy(value, self._memo)
+
+
+def _look_up(reference: TreeRef, root: Any, by_slots: bool) -> Any:
+    found = tags.child_at(root, reference.tags) if by_slots else walk(root, reference.tags)
+    if found is None:
+        raise ConfigurationError(f"nothing stands at {'.'.join(reference.tags)!r} of the model any more")
+    return found if reference.name is None else getattr(found, reference.name)
+
+
+def _replay_error(number: int, entry: TapeEntry, reason: str, module: Any, place: str = "") -> ReplayError:
+    existing = [name for name, _ in module.named_modules() if name]
+    closest = tuple(nearest(place, existing, 3)) if place else ()
+    return ReplayError(number, str(entry), None if entry.where is None else str(entry.where), reason, closest)
