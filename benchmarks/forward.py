@@ -32,4 +32,11 @@ def run() -> list[Result]:
         for times, model in pair if number % 2 else reversed(pair):
             times.append(seconds(lambda model=model: call(model)))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return [Result("forward of a built model / by hand", ratio, 1.01, f"{shown(min(ours) / CALLS)}, {shown(min(theirs) / CALLS)}")]
+    return [
+        Result(
+            "forward of a built model / by hand",
+            ratio,
+            1.01,
+            f"{shown(min(ours) / CALLS)}, {shown(min(theirs) / CALLS)}",
+        )
+    ]

@@ -66,8 +66,6 @@ def run() -> list[Result]:
             with torch.inference_mode():
                 cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()(x)  # type: ignore[attr-defined]
 
-        our_time, their_time = best_of(
-            lambda: load(replayml.Application, ours), lambda: load(Plain, theirs), rounds=4
-        )
+        our_time, their_time = best_of(lambda: load(replayml.Application, ours), lambda: load(Plain, theirs), rounds=4)
     detail = f"{count / 1e6:.0f} M parameters: Lightning {shown(their_time)}, replayml {shown(our_time)}"
     return [Result("reload to first output, Lightning / replayml", their_time / our_time, 8.0, detail, at_least=True)]

@@ -28,7 +28,6 @@ from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
 from replayml.layers.optimizer import Adam
 from replayml.training import Classifier, Trainer
-from replayml.training.records import draw
 
 __all__ = ["run"]
 
@@ -127,7 +126,9 @@ def run(folder: Path, epochs: int = 12, seed: int = 0) -> int:
     here = first.predict(digits.test[0])
     name, there = reload_elsewhere(checkpoint, digits.test[0], folder)
     same = torch.equal(here, there)
-    console.print(f"[bold]3.[/bold] Reloaded in a fresh process as {name}: predictions {'identical' if same else 'DIFFER'}")
+    console.print(
+        f"[bold]3.[/bold] Reloaded in a fresh process as {name}: predictions {'identical' if same else 'DIFFER'}"
+    )
 
     console.print("[bold]4.[/bold] new() with Tanh instead, trained the same way")
     second_trainer, second_accuracy = train(second, digits, epochs, seed, folder / "tanh")

@@ -63,6 +63,7 @@ def stateful(function: F) -> F:
         >>> class Counter(replayml.Module):
         ...     def __init__(self):
         ...         self.count = 0
+        ...
         ...     @replayml.stateful
         ...     def add(self, number):
         ...         self.count += number
@@ -162,7 +163,9 @@ def _recorded(function: F, kind: str) -> F:
         note(waiting.pop)
         return self
 
-    def _record_call(self: Any, record: Record, top: Frame | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _record_call(
+        self: Any, record: Record, top: Frame | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         by = None if top is None else top.by
         nested = top is not None and top.kind is CALL
         where = top.where if top is not None and top.kind is REPLAY else caller()

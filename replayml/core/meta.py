@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from replayml.core.config import Edit, next_serial
 from replayml.core.journal import transaction
@@ -102,7 +102,7 @@ def quiet() -> entered:
 class ExtendedConstructorMeta(type):
     """The metaclass of `replayml.Module`."""
 
-    _classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
+    _classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)

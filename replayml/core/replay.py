@@ -132,7 +132,6 @@ class _Replayer:
             self._remember(value, new)
         return new
 
-
     def _deep_copy(self, value: Any, top: Any) -> Any:
         """Copy a value that is no plain container; the recorded modules inside of a plain one as they were given."""
         if isinstance(value, nn.Module):

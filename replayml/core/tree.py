@@ -33,6 +33,7 @@ __all__ = [
     "attach",
     "config_of",
     "detach",
+    "forget_own",
     "is_settled",
     "reconstruct",
     "refill",
@@ -179,6 +180,21 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
         note(siblings.__setitem__, slots, child)
 
 
+def forget_own(module: Any, slot: str) -> None:
+    """Forget what the ``__init__`` of a module, which is running, set at one of its children: the child is replaced."""
+    record = module._record
+    if not record.made:
+        return
+    nodes = {
+        id(node)
+        for top, path in tags.paths(module)
+        if top._record.config is not None
+        for _, node in top._record.config.below((*path, slot))
+    }
+    for placed in [placed for placed in record.made if id(placed[0]) in nodes]:
+        displace(placed)
+
+
 def _unlink(record: Any, parent: Any, slots: Path) -> None:
     for index, (other, at) in enumerate(record.links):
         if other is parent and at == slots:
@@ -290,7 +306,7 @@ def _construction_site(module: Any) -> Any:
 
 def _shared_outside(site: Any) -> Any:
     """Return a module outside of ``site`` that holds something made by ``site``, or None."""
-    if not site._record.children:
+    if not site._record.children and not site._record.creations:
         return None
     inside: dict[int, Any] = {}
     stack = [site]
@@ -300,9 +316,8 @@ def _shared_outside(site: Any) -> Any:
             inside[id(module)] = module
             stack += module._record.children.values()
     for module in inside.values():
-        links = module._record.links
-        if len(links) > 1 and module is not site and made_within(module, site):
-            for parent, _ in links:
+        for made in module._record.creations or ():
+            for parent, _ in made._record.links:
                 if id(parent) not in inside:
                     return parent
     return None

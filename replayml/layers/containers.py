@@ -14,7 +14,6 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from torch import nn
 
-from replayml.core import tree
 from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import after_init, edit, stateful
 from replayml.core.journal import note
@@ -63,6 +62,7 @@ class LayerView(Sequence[Any]):
         return LayerView([getattr(item, name) for item in self._items], f"{self._name}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> LayerView:
+        """Call each of them with the same arguments."""
         return LayerView([item(*args, **kwargs) for item in self._items], f"{self._name}()")
 
     def __repr__(self) -> str:
@@ -90,10 +90,8 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
 
     def __init__(self, *layers: T | Iterable[T]) -> None:
         super().__init__()
-        elements: Iterable[Any] = layers
-        if len(layers) == 1 and not isinstance(layers[0], nn.Module):
-            elements = layers[0]
-        elif len(layers) == 1 and type(layers[0]) is nn.ModuleList:
+        elements: Any = layers
+        if len(layers) == 1 and (type(layers[0]) is nn.ModuleList or not isinstance(layers[0], nn.Module)):
             elements = layers[0]
         for index, layer in enumerate(elements):
             self._put(str(index), layer)
@@ -129,26 +127,26 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
     # Changing -------------------------------------------------------------------------------------------------
 
     @edit
-    def append(self, module: T) -> Self:
+    def append(self, module: nn.Module) -> Self:
         """Add an element at the end."""
         self._insert(len(self), module)
         return self
 
     @edit
-    def prepend(self, module: T) -> Self:
+    def prepend(self, module: nn.Module) -> Self:
         """Add an element at the start."""
         self._insert(0, module)
         return self
 
     @edit
-    def insert(self, index: int, module: T) -> Self:
+    def insert(self, index: int, module: nn.Module) -> Self:  # type: ignore[override]
         """Add an element before an index."""
         length = len(self)
         self._insert(max(0, length + index) if index < 0 else min(index, length), module)
         return self
 
     @edit
-    def extend(self, modules: Iterable[T]) -> Self:
+    def extend(self, modules: Iterable[nn.Module]) -> Self:
         """Add several elements at the end."""
         for module in modules:
             self._insert(len(self), module)
@@ -162,7 +160,7 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
         return self._pop(self._index(key))
 
     @edit
-    def remove(self, module: T) -> Self:
+    def remove(self, module: nn.Module) -> Self:
         """Take out an element, given as the module."""
         for index, element in enumerate(self):
             if element is module:
@@ -189,7 +187,7 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
     def __delitem__(self, key: Any) -> None:
         self.pop(key)
 
-    def __iadd__(self, modules: Iterable[T]) -> Self:
+    def __iadd__(self, modules: Iterable[nn.Module]) -> Self:  # type: ignore[misc]
         return self.extend(list(modules))
 
     def __add__(self, other: Iterable[Any]) -> LayerView:  # type: ignore[override]
@@ -222,7 +220,7 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
         module = modules.pop(index)
         record = self._record
         if not record.built:
-            self._drop_child(str(index), module)  # type: ignore[arg-type]
+            self._drop_child(str(index), module)
             slots = self._slots()
             slot = slots.order[index]
             slots.remove(index)
@@ -361,11 +359,11 @@ class Parallel(LayerList[T]):
             A list of outputs, or a dict when there are keyword branches.
         """
         if not any(self.keys):
-            return [layer(x) for layer in self]
+            return [layer(x) for layer in self._modules.values() if layer is not None]
         outputs: dict[Any, Any] = dict(x) if isinstance(x, Mapping) else {}
-        for index, layer in enumerate(self):
+        for index, layer in enumerate(self._modules.values()):
             key = self.keys[index] if index < len(self.keys) else None
-            output = layer(x)
+            output = None if layer is None else layer(x)
             if key is not None:
                 outputs[key] = output
             elif isinstance(output, Mapping):

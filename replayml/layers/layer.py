@@ -92,6 +92,7 @@ class Layer(External):
             ...     def __init__(self, features):
             ...         super().__init__()
             ...         self.weight = nn.Parameter(torch.ones(features))
+            ...
             ...     def forward(self, x):
             ...         return x * self.weight
             >>> @Layer.register_computed(Scale)

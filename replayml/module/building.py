@@ -299,7 +299,7 @@ def derived_seed(seed: int, path: Path) -> int:
 @contextmanager
 def forked_rng() -> Iterator[None]:
     """Leave torch's global generators as they were before the block."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    with torch.random.fork_rng(devices=_cuda_devices()):
         yield
 
 
@@ -307,10 +307,15 @@ def forked_rng() -> Iterator[None]:
 def seeded(seed: int, path: Path) -> Iterator[None]:
     """Draw from the generator of one place while the block runs."""
     with forked_rng():
-        torch.random.default_generator.manual_seed(derived_seed(seed, path))
-        if torch.cuda.is_initialized():
+        torch.default_generator.manual_seed(derived_seed(seed, path))
+        if _cuda_devices():
             torch.cuda.manual_seed_all(derived_seed(seed, path))
         yield
+
+
+def _cuda_devices() -> list[int]:
+    """Return the CUDA devices in use; asking must not initialise CUDA."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
 
 def _owns_tensors(module: Any) -> bool:

@@ -30,7 +30,8 @@ from replayml.core.replay import realize
 from replayml.core.signatures import bind, call_arguments, signature_of
 from replayml.core.tape import Path, Tape
 from replayml.module import building, explain, wiring
-from replayml.module.selection import Selection, select
+from replayml.module.selection import select
+from replayml.recipe import Recipe
 
 __all__ = ["Module"]
 
@@ -48,6 +49,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         ...         self.hidden = replayml.Layer(nn.Linear, 4, width)
         ...         self.activation = replayml.Layer(nn.ReLU)
         ...         self.out = replayml.Layer(nn.Linear, width, 2)
+        ...
         ...     def forward(self, x):
         ...         return self.out(self.activation(self.hidden(x)))
         >>> net = Net().configure(width=16)
@@ -327,9 +329,9 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         old = self._modules.get(name)
         if not self._record.constructing:
             self._note_attribute(name, leaves=True)
-        super().__delattr__(name)
         if old is not None:
             self._drop_child(name, old)
+        super().__delattr__(name)
 
     def _note_attribute(self, name: str, leaves: bool) -> None:
         """Note an attribute's value; with ``leaves`` also its place in the order of children."""
@@ -357,6 +359,8 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     def _drop_child(self, name: str, child: nn.Module) -> None:
         """Forget a child that was taken out."""
         slot = self._record.slot_of(name)
+        if self._record.constructing:
+            tree.forget_own(self, slot)
         for slots, below in [(slots, below) for slots, below in self._record.children.items() if slots[0] == slot]:
             taken_along = None if self._record.constructing else along(below)
             tree.detach(self, slots, below)
@@ -450,6 +454,20 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         if record is None or record.built:
             return super().__reduce_ex__(protocol)
         return realize, (describe(self),)
+
+    def recipe(self) -> Recipe:
+        """Return this model as data: strict JSON that `Recipe.from_json` reads in another process.
+
+        Raises:
+            RecipeError: When an argument has no data form; names the place.
+
+        Example:
+            >>> import replayml
+            >>> mlp = replayml.MultiLayerPerceptron(4, [8], 2).configure(out_features=3)
+            >>> replayml.Recipe.from_json(mlp.recipe().to_json()).model().out_features
+            3
+        """
+        return Recipe.of(describe(self))
 
     # Building -------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from torch import nn
 
 from replayml.core.errors import ConfigurationError, SelectionError, nearest
 from replayml.core.journal import transaction
-from replayml.core.tape import Path
 from replayml.core.references import walk
+from replayml.core.tape import Path
 
 __all__ = ["Selection", "select"]
 
@@ -128,9 +128,7 @@ class Selection:
 
         def matches(_: str, module: Any) -> bool:
             wrapped = getattr(module, "classtype", None)
-            return builtins.isinstance(module, cls) or (
-                builtins.isinstance(wrapped, type) and issubclass(wrapped, cls)
-            )
+            return builtins.isinstance(module, cls) or (builtins.isinstance(wrapped, type) and issubclass(wrapped, cls))
 
         return self.filter(matches)
 
@@ -149,7 +147,7 @@ class Selection:
             if not found:
                 raise self._empty()
             with transaction():
-                for path, module in found:
+                for path, _ in found:
                     self._call(walk(self._root, path), path, name, args, kwargs)
             return self
 

@@ -39,6 +39,7 @@ class MappedForward:
         self.outputs = outputs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call ``forward`` with what the dict has, or as it stands when there is no dict."""
         forward = type(self.module).forward
         if not args or not isinstance(args[0], Mapping):
             return forward(self.module, *args, **kwargs)
@@ -83,6 +84,7 @@ class LogHook:
         self.inputs = inputs
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        """Keep the value."""
         value = (args[0] if len(args) == 1 else args) if self.inputs else output
         self.logs[self.name] = value
 
@@ -309,4 +311,4 @@ class Wiring:
 def _logs_of(module: Any) -> dict[str, Any]:
     """Return the logs of a built module, or of the build that is going on."""
     builder = building.current()
-    return builder.logs if builder is not None else module.logs  # type: ignore[no-any-return]
+    return builder.logs if builder is not None else module.logs

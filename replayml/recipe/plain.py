@@ -26,7 +26,7 @@ from replayml.core.tape import CallRecord
 from replayml.recipe.faults import Flaw
 from replayml.recipe.torch_names import LAYERS
 
-__all__ = ["call_of", "is_container", "is_layer"]
+__all__ = ["call_of", "check_sizes", "is_container", "is_layer"]
 
 _LAYER_TYPES = frozenset(LAYERS.values())
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -72,8 +72,6 @@ def call_of(module: nn.Module, built: bool = False) -> CallRecord:
         call = _container_call(module)
         _compare(module, type(module)(), built, is_container=True)
         return call
-    if any(is_lazy(parameter) for parameter in module.parameters()):
-        raise _refusal(module, "its sizes are not known before the first input")
     kwargs = _arguments(module)
     try:
         with torch.device("meta"):
@@ -82,6 +80,16 @@ def call_of(module: nn.Module, built: bool = False) -> CallRecord:
         raise _refusal(module, f"{type(module).__name__} cannot be made from its attributes ({error})") from error
     _compare(module, remade, built)
     return CallRecord(type(module), (), kwargs)
+
+
+def check_sizes(module: nn.Module) -> None:
+    """Refuse a lazy layer.
+
+    Raises:
+        Flaw: When a tensor of the layer has no size yet.
+    """
+    if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+        raise _refusal(module, "its sizes are not known before the first input")
 
 
 def _refusal(module: nn.Module, difference: str) -> Flaw:

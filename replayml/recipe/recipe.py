@@ -47,12 +47,13 @@ class Recipe:
         Linear(in_features=2, out_features=3, bias=True)
     """
 
-    __slots__ = ("_fingerprint", "_plan", "_text")
+    __slots__ = ("_fingerprint", "_limits", "_plan", "_text")
 
-    def __init__(self, text: str, plan: Plan, fingerprint: str) -> None:
+    def __init__(self, text: str, plan: Plan, fingerprint: str, limits: Limits) -> None:
         self._text = text
         self._plan = plan
         self._fingerprint = fingerprint
+        self._limits = limits
 
     @classmethod
     def of(
@@ -100,7 +101,7 @@ class Recipe:
         checked = plan(document, limits)
         assert isinstance(document, dict)
         identity = canonical(without_provenance(document["model"]))
-        return cls(canonical(document), checked, hashlib.sha256(identity.encode("ascii")).hexdigest())
+        return cls(canonical(document), checked, hashlib.sha256(identity.encode("ascii")).hexdigest(), limits)
 
     def to_json(self) -> str:
         """Return the canonical text: ASCII, sorted keys, no white space.
@@ -168,10 +169,19 @@ class Recipe:
     def __hash__(self) -> int:
         return hash(self._fingerprint)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _read_again, (self._text, self._limits)
+
     def __repr__(self) -> str:
         calls = sum(part.kind == "call" for part in self._plan.named)
-        counts = f"{calls} calls, {len(self._plan.entries)} entries"
+        entries = len(self._plan.entries)
+        counts = f"{calls} call{'s' * (calls != 1)}, {entries} entr{'y' if entries == 1 else 'ies'}"
         return f"<Recipe of {self._plan.root.name}: {counts}, {self._fingerprint[:12]}>"
+
+
+def _read_again(text: str, limits: Limits) -> Recipe:
+    """Return a recipe that was pickled or copied."""
+    return Recipe.from_json(text, limits=limits)
 
 
 def _names(trust: Sequence[object]) -> Names:

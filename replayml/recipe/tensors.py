@@ -26,8 +26,9 @@ __all__ = ["DATA_LEAVES", "storage_of"]
 
 _MAX_DIMENSIONS = 32
 
+# Without quantised tensors, which are more than their values, and halves of complex numbers, which are experimental.
 _TENSOR_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {name: dtype for name, dtype in DTYPES.items() if not name.startswith("q")}
+    {name: dtype for name, dtype in DTYPES.items() if not name.startswith("q") and name != "complex32"}
 )
 _TENSOR_NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in _TENSOR_DTYPES.items()})
 

@@ -26,7 +26,7 @@ from replayml.recipe.faults import MODEL, Flaw, Place, noting, refuse, type_name
 from replayml.recipe.format import Limits, canonical, is_plain_dict
 from replayml.recipe.leaves import LEAVES, Leaf, check_keyword, check_tag, is_plain_float
 from replayml.recipe.names import Names, is_namedtuple, qualified
-from replayml.recipe.plain import call_of, is_container, is_layer
+from replayml.recipe.plain import call_of, check_sizes, is_container, is_layer
 from replayml.recipe.provenance import relative, source_roots
 from replayml.recipe.sharing import Held, numbered
 from replayml.recipe.strict import check_integer, check_string
@@ -316,6 +316,7 @@ class Writer:
                 f"this {type_name(module)} is a plain torch module, whose constructor call is not known. Derive it "
                 "from replayml.Module, hand in replayml.Layer(cls, ...), or register a codec: codecs=[Codec(...)].",
             )
+        check_sizes(module)
         for parameter in module.parameters(recurse=not is_container(module)):
             self._check_memory(parameter, module, place)
         call = call_of(module, self._built)
@@ -356,9 +357,13 @@ class Writer:
         return self._with_where(node, entry.where)
 
     def _kwargs(self, kwargs: Mapping[str, Any], place: Place) -> object:
+        place = place.below("kwargs")
         for name in kwargs:
-            check_keyword(name)
-        return self._pairs(kwargs, place.below("kwargs"))
+            try:
+                check_keyword(name)
+            except Flaw as flaw:
+                refuse([flaw.at(place)], note="")
+        return self._pairs(kwargs, place)
 
     def _with_where(self, node: dict[str, object], where: Where | None) -> dict[str, object]:
         if where is not None:

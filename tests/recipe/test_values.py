@@ -88,7 +88,7 @@ def test_every_device_of_the_format_exists_in_torch(device: str) -> None:
 
 DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
-    *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64),
+    *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
     *(torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2),
 ]
 
@@ -251,7 +251,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (range(2**64), "integer-range", "does not fit"),
     ("a" * 65537, "too-long", "a string of 65537 bytes"),
     ("\ud800", "bad-string", "half of a surrogate pair"),
-    ({(1, 2): 1, slice(1): 2} if False else {Net: Plain()}, "no-data-form", "Plain"),
+    ({Net: Plain()}, "no-data-form", "Plain"),
     ({torch.ones(1)}, "no-data-form", "cannot be a key or stand in a set"),
     ({CallRecord(Net): 1}, "no-data-form", "cannot be a key or stand in a set"),
     (Pair(CallRecord(Net), 1), "no-data-form", "not inside of other values"),
