@@ -11,12 +11,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
 
-__all__ = ["note", "transaction"]
+__all__ = ["note", "refill", "transaction"]
 
 Note = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -28,6 +28,12 @@ def note(undo: Callable[..., Any], *args: Any) -> None:
     notes = _notes.get()
     if notes is not None:
         notes.append((undo, args))
+
+
+def refill(attributes: dict[str, Any], content: Mapping[str, Any]) -> None:
+    """Give a dictionary a content, in its order; what undoes any change to it."""
+    attributes.clear()
+    attributes.update(content)
 
 
 class transaction:

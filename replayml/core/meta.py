@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from replayml.core.config import Edit, next_serial
-from replayml.core.journal import transaction
-from replayml.core.record import Record
+from replayml.core.journal import note, refill, transaction
+from replayml.core.record import Forecast, Record
 from replayml.core.tape import CallRecord, Where, caller
 
 __all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope"]
@@ -112,8 +112,12 @@ class ExtendedConstructorMeta(type):
         """Construct a module and record the call."""
         if "__from_ckpt_application" in kwargs:
             return cls._from_checkpoint_call(kwargs)  # type: ignore[attr-defined,no-any-return]
-        module: Any = cls.__new__(cls, *args, **kwargs)
-        _record(module, cls, args, kwargs)
+        top = scope()
+        forecast = None if top is None or top.by is None else _forecast(cls, top.by._record)
+        module: Any = None if forecast is None else _again(forecast)
+        if module is None:
+            module = cls.__new__(cls, *args, **kwargs)
+        _record(module, cls, args, kwargs, top, forecast)
         module._init_torch()
         cls.__pre_init__(module, *args, **kwargs)  # type: ignore[attr-defined]
         with transaction():
@@ -128,10 +132,15 @@ class ExtendedConstructorMeta(type):
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def _record(module: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _record(
+    module: Any,
+    cls: type,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    top: Frame | None,
+    forecast: Forecast | None,
+) -> None:
     """Give a new module its record."""
-    frames = _scope.get()
-    top = frames[-1] if frames else None
     record = Record()
     record.args = args
     record.kwargs = kwargs
@@ -141,29 +150,41 @@ def _record(module: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any
         capture(kwargs) if kwargs else kwargs,
         [],
         top.where if top is not None and top.kind is REPLAY else caller(),
+        module,
     )
-    record.call.owner = module
     record.links = []
     record.children = {}
     record.constructed_at = next_serial()
     module.__dict__["_record"] = record
-    maker = None if top is None else top.by
-    if maker is not None:
-        record.maker = maker
-        _expect(maker._record, record, module)
-
-
-def _expect(maker: Record, record: Record, module: Any) -> None:
-    """Look up where a new module will stand if its maker does as the last time, so that it is made right at once."""
-    if maker.creations is None:
-        maker.creations = []
-    number = len(maker.creations)
-    maker.creations.append(module)
-    if maker.forecast is not None and number < len(maker.forecast):
-        forecast = maker.forecast[number]
-        if forecast is not None and forecast.cls is record.call.cls:
+    if top is not None and top.by is not None:
+        record.maker = top.by
+        maker: Record = top.by._record
+        if maker.creations is None:
+            maker.creations = []
+        maker.creations.append(module)
+        if forecast is not None:
             record.expected = (record.maker, forecast.path)
             record.forecast = forecast.below
+
+
+def _forecast(cls: type, maker: Record) -> Forecast | None:
+    """Return where the module stood that its maker made at this point the last time, if that was of the same class."""
+    number = 0 if maker.creations is None else len(maker.creations)
+    if maker.forecast is None or number >= len(maker.forecast):
+        return None
+    forecast = maker.forecast[number]
+    return forecast if forecast is not None and type(forecast.module) is cls else None
+
+
+def _again(forecast: Forecast) -> Any:
+    """Return the object of the last time, empty, if nobody else has it now."""
+    module = forecast.module
+    record: Record = module.__dict__["_record"]
+    if record.gone is None or record.links or record.built or type(module).__new__ is not object.__new__:
+        return None
+    note(refill, module.__dict__, dict(module.__dict__))
+    module.__dict__.clear()
+    return module
 
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})

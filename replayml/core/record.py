@@ -58,12 +58,12 @@ class Forecast(NamedTuple):
     """Where a module stood that an ``__init__`` made: where it will stand when that ``__init__`` does the same again.
 
     Attributes:
-        cls: Its class.
+        module: The module; it becomes the same object again, so that who holds it holds the new one.
         path: Its slots below the module that made it.
         below: The same for what it made itself.
     """
 
-    cls: type
+    module: Any
     path: Path
     below: list[Forecast | None]
 

@@ -21,7 +21,7 @@ from typing import Any
 from replayml.core import tags
 from replayml.core.config import Config, Edit, Node, Setting, displace, place, winner
 from replayml.core.errors import ConfigurationError
-from replayml.core.journal import note, transaction
+from replayml.core.journal import note, refill, transaction
 from replayml.core.meta import CALL, Frame, entered
 from replayml.core.record import NOTHING, Forecast
 from replayml.core.replay import arguments_again
@@ -36,7 +36,6 @@ __all__ = [
     "forget_own",
     "is_settled",
     "reconstruct",
-    "refill",
     "reset",
     "settings_of",
     "settle",
@@ -146,7 +145,10 @@ def attach(parent: Any, slots: Path, child: Any) -> None:
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
             f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
         )
-    record.links.insert(0, (parent, slots))
+    if record.links and made_within(tags.root(child), parent):
+        record.links.insert(0, (parent, slots))
+    else:
+        record.links.append((parent, slots))
     record.expected = None
     note(_unlink, record, parent, slots)
     siblings = parent._record.children
@@ -342,7 +344,7 @@ def reset(module: Any) -> None:
     note(refill, module.__dict__, kept)
     known = dict(record.__dict__)
     note(refill, record.__dict__, known)
-    record.forecast = _forecast(module) if any(node.children for node in nodes_of(module)) else None
+    record.forecast = _forecast(module)
     record.creations = record.expected = None
     _release(module, module)
     record.children = {}
@@ -358,7 +360,7 @@ def _forecast(module: Any) -> list[Forecast | None]:
     found: list[Forecast | None] = []
     for made in module._record.creations or ():
         path = _path_below(made, module)
-        found.append(None if path is None else Forecast(made._record.call.cls, path, _forecast(made)))
+        found.append(None if path is None else Forecast(made, path, _forecast(made)))
     return found
 
 
@@ -371,12 +373,6 @@ def _path_below(module: Any, above: Any) -> Path | None:
         module, slots = links[0]
         path = (*slots, *path)
     return path
-
-
-def refill(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Give a dictionary back its content, in the same order."""
-    attributes.clear()
-    attributes.update(kept)
 
 
 def _release(module: Any, site: Any) -> None:

@@ -16,10 +16,9 @@ from torch import nn
 
 from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import after_init, edit, stateful
-from replayml.core.journal import note
+from replayml.core.journal import note, refill
 from replayml.core.meta import scope
 from replayml.core.record import Slots
-from replayml.core.tree import refill
 from replayml.module.module import Module
 from replayml.module.selection import select
 

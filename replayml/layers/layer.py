@@ -17,7 +17,7 @@ from replayml.core import tags
 from replayml.core.errors import NotBuiltError
 from replayml.core.journal import note
 from replayml.layers.external import External
-from replayml.layers.shapes import infer, inferable, torch_shapes
+from replayml.layers.shapes import check, infer, inferable, torch_shapes
 from replayml.module.building import current
 
 __all__ = ["Layer"]
@@ -58,12 +58,7 @@ class Layer(External):
                 f"{self.classtype.__name__}{f' at {path!r}' if path else ''} has no weights yet. "
                 "Build the model first: model.build(), or model.build(example_input) to find open sizes"
             )
-        maps = self.__dict__.get("_input_output_maps", {})
-        inputs = maps.get("inputs")
-        seen, seen_by_name = args, kwargs
-        if inputs is not None and args and isinstance(args[0], Mapping):
-            seen = (*(args[0][key] for key in inputs[0]), *args[1:])
-            seen_by_name = {**kwargs, **{name: args[0][key] for name, key in inputs[1].items()}}
+        seen, seen_by_name = self._seen(args, kwargs)
         named = self.kwargs
         computed = {
             name: function(*seen, **seen_by_name) for name, function in self.__dict__.get("_computed", {}).items()
@@ -75,6 +70,23 @@ class Layer(External):
             for path_ in tags.shown_all(self):
                 builder.sizes[path_] = sizes
         return builder.object_for(self).eval()(*args, **kwargs)
+
+    def _seen(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Return the inputs of the real layer, which an input map reads from a dict."""
+        inputs = self.__dict__.get("_input_output_maps", {}).get("inputs")
+        if inputs is None or not args or not isinstance(args[0], Mapping):
+            return args, kwargs
+        values = args[0]
+        named = {name: values[key] for name, key in inputs[1].items()}
+        return (*(values[key] for key in inputs[0]), *args[1:]), {**kwargs, **named}
+
+    def _told_by_input(self) -> tuple[str, ...]:
+        """Return the arguments that an input tells; for `replayml.module.checking`."""
+        return (*inferable(self.classtype), *self.__dict__.get("_computed", {}))
+
+    def _check_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Return the sizes that an input contradicts, as ``(name, given, implied)``; for `replayml.module.checking`."""
+        return check(self.classtype, self.kwargs, *self._seen(args, kwargs))
 
     @classmethod
     def register_computed(cls, classtype: type[nn.Module]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

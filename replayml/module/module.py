@@ -23,7 +23,7 @@ from replayml.core.config import Config, Setting, next_serial
 from replayml.core.copying import along, describe
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import edit, run_hooks, stateful
-from replayml.core.journal import note
+from replayml.core.journal import note, refill
 from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, ExtendedConstructorMeta, not_top_level, scope
 from replayml.core.record import Record
 from replayml.core.replay import realize
@@ -337,7 +337,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         """Note an attribute's value; with ``leaves`` also its place in the order of children."""
         for place in (self.__dict__, self._modules, self._parameters, self._buffers):
             if name in place and leaves and place is not self.__dict__:
-                note(tree.refill, place, dict(place))
+                note(refill, place, dict(place))
             elif name in place:
                 note(place.__setitem__, name, place[name])
             else:

@@ -1,7 +1,8 @@
 """Strict JSON: from bytes to plain JSON values, or a refusal.
 
 Invariants:
-    * The size, the first bytes, the encoding and the depth are checked before anything is parsed.
+    * The size, the first bytes, the encoding, the depth and the rough number of values are checked before anything is
+      parsed.
     * No other reader is ever tried: what is not JSON is refused by what it looks like.
     * What the JSON of the standard library lets pass (a key twice, NaN, infinities, integers of any size, halves of
       surrogate pairs) is refused, each with its place.
@@ -28,7 +29,7 @@ _FOREIGN = (
     (b"\x80", "a pickle"),
 )
 _MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]|,', re.DOTALL)
 _DIGITS = len(str(2**INTEGER_BITS)) + 1
 
 
@@ -79,20 +80,29 @@ def _checked(text: str | bytes, limits: Limits) -> str:
         raise Flaw("not-utf8", f"byte {error.start} is not UTF-8. A recipe is JSON text in UTF-8.") from None
     if decoded.startswith(_MARK):
         raise Flaw("byte-order-mark", "the text starts with a byte order mark; save it as UTF-8 without one.")
-    _check_depth(data, limits)
+    _check_structure(data, limits)
     return decoded
 
 
-def _check_depth(data: bytes, limits: Limits) -> None:
-    depth = 0
+def _check_structure(data: bytes, limits: Limits) -> None:
+    """Refuse what is too deep or has too many values, without parsing it: a look at brackets and commas will do.
+
+    There are at least as many values as there are opening brackets, and as there are commas.
+    """
+    depth = opened = commas = 0
     for match in _TOKENS.finditer(data):
         token = data[match.start()]
         if token in b"[{":
             depth += 1
+            opened += 1
             if depth > limits.depth:
                 raise Flaw("too-deep", f"more than {limits.depth} arrays and objects stand inside one another.")
         elif token in b"]}":
             depth -= 1
+        elif token in b",":
+            commas += 1
+        if max(opened, commas) > limits.values:
+            raise Flaw("too-many", f"more than {limits.values} values. Raise Limits(values=).")
 
 
 def _loads(text: str) -> object:

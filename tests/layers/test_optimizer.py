@@ -115,7 +115,7 @@ def test_wrong_arguments_are_refused_when_they_are_given():
     """An unknown argument, a class that is no optimizer, and a value that is missing are errors with the choices."""
     with pytest.raises(ArgumentError, match="Adam takes no 'learning_rate'"):
         Adam(learning_rate=0.1)
-    with pytest.raises(ConfigurationError, match="takes no 'momentun'. Did you mean 'momentum'"):
+    with pytest.raises(ConfigurationError, match=r"takes no 'momentun'\. Did you mean 'momentum'"):
         SGD().configure(momentun=0.9)
     with pytest.raises(ArgumentError, match=r"wraps a subclass of torch\.optim\.optimizer\.Optimizer"):
         Optimizer(nn.Linear, 2, 3)

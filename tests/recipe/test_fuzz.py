@@ -14,7 +14,7 @@ from replayml.recipe import Recipe
 from replayml.recipe.grammar import TAGS
 from tests.recipe.samples import MONEY, TRUST, Narrow, Net
 
-TRUSTED = tuple(thing for thing in TRUST if thing is not MONEY)  # whose decode may raise what it likes
+TRUSTED: tuple[Any, ...] = tuple(thing for thing in TRUST if thing is not MONEY)  # whose decode may raise what it likes
 
 GOLDEN = Path(__file__).with_name("version_1.json").read_text()
 COMPACT = json.dumps(json.loads(GOLDEN))

@@ -210,8 +210,8 @@ def _with_hook() -> nn.Module:
     return layer
 
 
-def _with_tensor_hook() -> nn.Module:
-    layer = nn.Linear(1, 1)
+def _with_tensor_hook() -> Any:
+    layer: Any = nn.Linear(1, 1)
     layer.weight.register_hook(lambda grad: grad)
     return layer
 
@@ -222,9 +222,9 @@ def _with_attribute() -> nn.Module:
     return layer
 
 
-def _with_other_forward() -> nn.Module:
-    layer = nn.ReLU()
-    layer.forward = torch.tanh  # type: ignore[assignment]
+def _with_other_forward() -> Any:
+    layer: Any = nn.ReLU()
+    layer.forward = torch.tanh
     return layer
 
 

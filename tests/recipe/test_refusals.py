@@ -97,6 +97,8 @@ TEXTS: dict[str, tuple[str, str | bytes]] = {
     "second document": ("trailing-bytes", HONEST + "\n" + HONEST),
     "too deep": ("too-deep", "[" * 100_000),
     "too deep in the tail": ("too-deep", '{"a": "[[[", "b": ' + "[" * 70 + "]" * 70 + "}"),
+    "too many values": ("too-many", "[" + "0," * 100_001),
+    "too many arrays": ("too-many", "[]" * 100_001),
     "too large": ("too-large", HONEST + " " * (4 * 1024 * 1024)),
 }
 
@@ -109,6 +111,11 @@ def test_a_text_that_is_no_strict_json_is_refused(case: str) -> None:
     assert error.code == code
     assert error.where == "text"
     assert "unpickled" in str(error)
+
+
+def test_an_honest_twin_of_each_magic_is_read() -> None:
+    """A string may start with the first bytes of a zip file or an HDF5 file."""
+    assert read(text("PK\x03\x04")).args == ("PK\x03\x04",)
 
 
 def test_the_honest_text_is_read() -> None:
@@ -135,7 +142,7 @@ VALUES: dict[str, tuple[str, str, str]] = {
     "long string": ("too-long", '"' + "a" * 65537 + '"', '"' + "a" * 65536 + '"'),
     "long string in bytes": ("too-long", '"' + "é" * 32769 + '"', '"' + "é" * 32768 + '"'),
     "long key": ("too-long", '{"' + "a" * 65537 + '": 1}', '{"' + "a" * 65536 + '": 1}'),
-    "many values": ("too-many", json.dumps([0] * 100_000), json.dumps([0] * 99_000)),
+    "many values": ("too-many", json.dumps([{}] * 60_000 + [[0]] * 20_000), json.dumps([0] * 99_000)),
 }
 
 

@@ -156,7 +156,8 @@ def test_what_fits_is_written_and_one_byte_more_is_not() -> None:
 
 def test_a_tensor_that_is_more_than_its_values_is_refused() -> None:
     """A gradient, a graph, hooks, attributes, another device or layout are not dropped but refused."""
-    with_grad, hooked, named = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True), torch.ones(1)
+    hooked: Any = torch.ones(1, requires_grad=True)
+    with_grad, named = torch.ones(1, requires_grad=True), torch.ones(1)
     with_grad.grad = torch.ones(1)
     hooked.register_hook(lambda grad: grad)
     named.note = 1  # type: ignore[attr-defined]

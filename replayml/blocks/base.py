@@ -1,0 +1,239 @@
+"""`BaseBlock`: a layer that can be activated, normalized, repeated, and given a shortcut.
+
+Invariants:
+    * A layer given to several blocks, or to a block that is constructed several times, is copied for each.
+    * Sizes that follow from those of the block are set by the block, and again whenever the block changes; sizes that
+      the user gives stay.
+    * A block has at most one shortcut, around all that runs between its two ends.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from replayml.blocks.merge import Add, MergeOp
+from replayml.blocks.sequential import Addable, SequentialBlock, as_module
+from replayml.blocks.sizes import open_sizes, sizes_along
+from replayml.core.errors import ConfigurationError
+from replayml.core.hooks import before_build, edit
+from replayml.core.meta import not_top_level
+from replayml.layers.containers import Sequential
+from replayml.layers.layer import Layer
+from replayml.module.module import Module
+
+__all__ = ["BaseBlock", "own_copy"]
+
+
+def own_copy(value: Any) -> Any:
+    """Return a module for one place: a class as a `Layer`, an unbuilt module as ``new()``, another as a deep copy.
+
+    Example:
+        >>> layer = Layer(nn.ReLU)
+        >>> own_copy(layer) is layer, own_copy(nn.ReLU)
+        (False, Layer(ReLU))
+    """
+    if isinstance(value, Module) and not value._has_built:
+        return value.new()
+    return copy.deepcopy(value) if isinstance(value, nn.Module) else as_module(value)
+
+
+class BaseBlock(SequentialBlock):
+    """Named modules around a layer; the base of `LinearBlock` and `Conv2dBlock`.
+
+    Args:
+        order: The names of the modules in the order in which they run; by default that in which they are given.
+        **modules: The modules, or classes of modules.
+
+    Example:
+        >>> block = BaseBlock(layer=Layer(nn.Linear, 4, 4)).activated(nn.GELU).shortcut()
+        >>> block.order
+        ['shortcut_start', 'layer', 'activation', 'shortcut_end']
+    """
+
+    activation = Addable("activated")
+    normalization = Addable("normalized")
+    dropout = Addable("dropped_out")
+
+    _size_in: ClassVar[str] = ""
+    _size_out: ClassVar[str] = ""
+    _once: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, order: Sequence[str] | None = None, **modules: Any) -> None:
+        super().__init__(order=order, **modules)
+        self.find_sizes()
+
+    def forward(self, x: Any) -> Any:
+        """Run the modules in ``order``; what enters ``shortcut_start`` goes around to ``shortcut_end``.
+
+        Args:
+            x: What the first module takes.
+
+        Returns:
+            What the last module returns.
+        """
+        around = x
+        for name in self.order:
+            module: Any = self._modules[name]
+            if name == "shortcut_start":
+                around = module(x)
+            elif name == "shortcut_end":
+                x = module(x, around)
+            else:
+                x = module(x)
+        return x
+
+    # What is added where nothing is given ---------------------------------------------------------------------
+
+    def get_default_activation(self) -> Any:
+        """Return the activation for `activated`."""
+        return Layer(nn.ReLU)
+
+    def get_default_normalization(self) -> Any:
+        """Return the normalization for `normalized`; its open sizes are found."""
+        raise ConfigurationError(f"{self._place()} has no usual normalization. Give one: .normalized(nn.LayerNorm)")
+
+    def get_default_merge(self) -> MergeOp:
+        """Return the merging for `shortcut`."""
+        return Add()
+
+    def get_default_shortcut(self) -> Any:
+        """Return what goes around for `shortcut`."""
+        return Layer(nn.Identity)
+
+    # Adding ---------------------------------------------------------------------------------------------------
+
+    @edit
+    def activated(self, activation: Any = None, mode: str = "append", after: str | None = None) -> Self:
+        """Add an activation, or put another one in the place of the one that is there.
+
+        Args:
+            activation: A layer, of which a copy is used, or its class; by default the block's usual one.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+
+        Example:
+            >>> from replayml.blocks.linear import LinearBlock
+            >>> LinearBlock(2, 3).activated(nn.GELU).activation
+            Layer(GELU)
+        """
+        given = self.get_default_activation() if activation is None else activation
+        return self._put("activation", own_copy(given), mode, after)
+
+    @edit
+    def normalized(self, normalization: Any = None, mode: str = "append", after: str | None = None) -> Self:
+        """Add a normalization, or put another one in the place of the one that is there.
+
+        Args:
+            normalization: A layer, of which a copy is used, or its class; by default the block's usual one. Its size,
+                left open, is the one at its place.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+
+        Example:
+            >>> from replayml.blocks.linear import LinearBlock
+            >>> block = LinearBlock(2, 3).normalized()
+            >>> block.normalization
+            Layer(BatchNorm1d, num_features=3)
+            >>> block.configure(out_features=5).normalization
+            Layer(BatchNorm1d, num_features=5)
+        """
+        given = self.get_default_normalization() if normalization is None else normalization
+        return self._put("normalization", own_copy(given), mode, after)
+
+    @edit
+    def dropped_out(self, dropout: Any = 0.5, mode: str = "append", after: str | None = None) -> Self:
+        """Add a dropout, or put another one in the place of the one that is there.
+
+        Args:
+            dropout: A probability; or a layer, of which a copy is used, or its class.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+        """
+        given = Layer(nn.Dropout, dropout) if isinstance(dropout, (int, float)) else own_copy(dropout)
+        return self._put("dropout", given, mode, after)
+
+    @edit
+    def shortcut(self, merge: Any = None, shortcut: Any = None) -> Self:
+        """Lead the input around all that the block holds, and merge it with the output.
+
+        Args:
+            merge: How: a module that takes both, of which a copy is used, or its class; by default `Add`.
+            shortcut: What goes around: a layer, of which a copy is used, or its class. By default nothing but the
+                input where the sizes agree, else a projection.
+
+        Example:
+            >>> import torch
+            >>> from replayml.blocks.linear import LinearBlock
+            >>> block = LinearBlock(2, 3).shortcut()
+            >>> block.shortcut_start
+            Layer(Linear, in_features=2, out_features=3)
+            >>> block.build()(torch.zeros(1, 2)).shape
+            torch.Size([1, 3])
+        """
+        around = own_copy(self.get_default_shortcut() if shortcut is None else shortcut)
+        merging = own_copy(self.get_default_merge() if merge is None else merge)
+        self._put("shortcut_start", around, "prepend", None)
+        return self._put("shortcut_end", merging, "append", None)
+
+    def multi(self, n: int = 1) -> Self:
+        """Become a sequence of ``n`` copies of what the block is now, in its child ``blocks``.
+
+        What is configured on the block later reaches the copies: sizes as they follow, a stride the first copy only,
+        everything else all of them.
+
+        Args:
+            n: How many.
+
+        Example:
+            >>> from replayml.blocks.linear import LinearBlock
+            >>> [block.layer.in_features for block in LinearBlock(2, 3).activated().multi(3).blocks]
+            [2, 3, 3]
+        """
+        if self.is_constructing:
+            raise ConfigurationError(
+                f"{type(self).__name__}.__init__ cannot make copies of the block that it is making. "
+                "Call multi() on the finished block, or hold the block as a child"
+            )
+        return self.nest(self.new(), n)
+
+    @edit
+    def nest(self, block: Module, n: int = 1) -> Self:
+        """Run copies of a block instead of what this one holds; see `multi`.
+
+        Args:
+            block: The block.
+            n: How many copies of it.
+        """
+        blocks = [block.new() for _ in range(n)]
+        for name in list(self._modules):
+            self.remove(name)
+        for index, inner in enumerate(blocks):
+            inner.configure(**self._passed_on(inner, index))
+        return self._put("blocks", Sequential(blocks), "append", None)
+
+    def _passed_on(self, inner: Module, index: int) -> dict[str, Any]:
+        """Return what a copy of this block takes from it."""
+        values = {name: self.__dict__[name] for name in self._arguments if name in inner.configurables}
+        if index > 0:
+            values |= {name: value for name, value in self._once.items() if name in values}
+            if self._size_in in values:
+                values[self._size_in] = self.__dict__[self._size_out]
+        return values
+
+    # Sizes ----------------------------------------------------------------------------------------------------
+
+    def _arrange(self) -> None:
+        super()._arrange()
+        self._find_sizes()
+
+    @before_build
+    def find_sizes(self) -> None:
+        """Set the sizes that follow from those of the block."""
+        self._find_sizes()
+
+    def _find_sizes(self) -> None:
+        """Set the sizes that follow from those of the block and are not given."""
