@@ -10,7 +10,8 @@ Invariants:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -21,6 +22,7 @@ from replayml.blocks.sizes import open_sizes, sizes_along
 from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import before_build, edit
 from replayml.core.meta import not_top_level
+from replayml.core.tree import settings_of
 from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
@@ -54,13 +56,16 @@ class BaseBlock(SequentialBlock):
         ['shortcut_start', 'layer', 'activation', 'shortcut_end']
     """
 
-    activation = Addable("activated")
-    normalization = Addable("normalized")
-    dropout = Addable("dropped_out")
+    activation = Addable()
+    normalization = Addable()
+    dropout = Addable()
 
+    # The arguments that copies of the block share, those two of them that are its sizes, and the values for all
+    # copies but the first of those that shall take effect once.
+    _arguments: ClassVar[tuple[str, ...]] = ()
     _size_in: ClassVar[str] = ""
     _size_out: ClassVar[str] = ""
-    _once: ClassVar[dict[str, Any]] = {}
+    _once: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, order: Sequence[str] | None = None, **modules: Any) -> None:
         super().__init__(order=order, **modules)
@@ -145,18 +150,6 @@ class BaseBlock(SequentialBlock):
         return self._put("normalization", own_copy(given), mode, after)
 
     @edit
-    def dropped_out(self, dropout: Any = 0.5, mode: str = "append", after: str | None = None) -> Self:
-        """Add a dropout, or put another one in the place of the one that is there.
-
-        Args:
-            dropout: A probability; or a layer, of which a copy is used, or its class.
-            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
-            after: For ``"insert"``, the name of the module that runs before it.
-        """
-        given = Layer(nn.Dropout, dropout) if isinstance(dropout, (int, float)) else own_copy(dropout)
-        return self._put("dropout", given, mode, after)
-
-    @edit
     def shortcut(self, merge: Any = None, shortcut: Any = None) -> Self:
         """Lead the input around all that the block holds, and merge it with the output.
 
@@ -236,4 +229,20 @@ class BaseBlock(SequentialBlock):
         self._find_sizes()
 
     def _find_sizes(self) -> None:
-        """Set the sizes that follow from those of the block and are not given."""
+        if self._record.built:
+            return
+        out = self.__dict__.get(self._size_out)
+        for name, child, size in sizes_along(self, self.__dict__.get(self._size_in))[0]:
+            if size is None or not isinstance(child, Layer):
+                continue
+            wanted_out = {"shortcut_start": out, "transpose": out, "upsample": size}.get(name)
+            given = {key: value for key, value in child.kwargs.items() if not self._found(child, key)}
+            found = open_sizes(child, given, size, wanted_out)
+            if any(child.kwargs.get(key) != value for key, value in found.items()):
+                with not_top_level(self):
+                    child.configure(**found)
+
+    def _found(self, child: Layer, name: str) -> bool:
+        """Tell whether it was this block that set an argument of a child."""
+        setting = settings_of(child).get(name)
+        return setting is not None and setting.by is self

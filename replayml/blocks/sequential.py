@@ -57,7 +57,7 @@ class Addable:
     """A child that a block can have under a certain name; where it is absent, configuring it adds it.
 
     Args:
-        method: The name of the block's method that adds it.
+        mode: How it is added: see `SequentialBlock.set`.
 
     Example:
         >>> from replayml.blocks.linear import LinearBlock
@@ -68,8 +68,8 @@ class Addable:
         ['layer', 'normalization']
     """
 
-    def __init__(self, method: str) -> None:
-        self._method = method
+    def __init__(self, mode: str = "append") -> None:
+        self._mode = mode
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -79,7 +79,7 @@ class Addable:
             return self
         child = block.__dict__.get("_modules", {}).get(self._name)
         if child is None and not block._has_built:
-            return _Absent(block, self._name, self._method)
+            return _Absent(block, self._name, self._mode)
         if child is None:
             raise AttributeError(f"this {owner.__name__} has no {self._name}")
         return child
@@ -88,20 +88,20 @@ class Addable:
 class _Absent:
     """Stands for a child that a block does not have yet."""
 
-    def __init__(self, block: Any, name: str, method: str) -> None:
+    def __init__(self, block: Any, name: str, mode: str) -> None:
         self._block = block
         self._name = name
-        self._method = method
+        self._mode = mode
 
     def configure(self, *args: Any, **kwargs: Any) -> Any:
         """Add the child to the block, which is returned."""
         if not args or not (is_module(args[0]) or callable(args[0])):
             raise ConfigurationError(
                 f"{self._block._place()} has no {self._name} to configure. "
-                f"Add one: .{self._method}(), or .configure({self._name}=nn.SomeLayer)"
+                f"Add one: .configure({self._name}=...) with a class or a module"
             )
         module = args[0] if isinstance(args[0], nn.Module) else Layer(*args, **kwargs)
-        return getattr(self._block, self._method)(module)
+        return self._block.set(self._name, module, mode=self._mode)
 
     def __repr__(self) -> str:
         return f"<no {self._name}>"

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -84,27 +85,23 @@ def size_after(module: Any, size: int | None) -> int | None:
     return size if keeps or cls is nn.Identity else None
 
 
-def open_sizes(layer: Any, size: int, out: int | None = None) -> dict[str, Any]:
-    """Return values for the arguments of a layer that are sizes and have no value.
+def open_sizes(layer: Layer, given: Mapping[str, Any], size: int, out: int | None = None) -> dict[str, Any]:
+    """Return values for the arguments of a layer that are sizes and are not given.
 
     Args:
-        layer: A module.
+        layer: The layer.
+        given: Its arguments as far as they are given, by name; None counts as not given.
         size: The size of what it gets.
         out: The size of what it shall return, for a layer that takes it.
 
     Example:
-        >>> open_sizes(Layer(nn.BatchNorm1d), 8), open_sizes(Layer(nn.BatchNorm1d, 3), 8)
+        >>> open_sizes(Layer(nn.BatchNorm1d), {}, 8), open_sizes(Layer(nn.BatchNorm1d), {"num_features": 3}, 8)
         ({'num_features': 8}, {})
-        >>> open_sizes(Layer(nn.GroupNorm, 4), 8), open_sizes(Layer(nn.GroupNorm), 8)
-        ({'num_channels': 8}, {'num_channels': 8, 'num_groups': 1})
+        >>> open_sizes(Layer(nn.GroupNorm), {}, 8)
+        {'num_channels': 8, 'num_groups': 1}
     """
-    if not isinstance(layer, Layer):
-        return {}
-    found: dict[str, Any] = dict.fromkeys(NORMALIZED, size)
-    if "num_channels" in layer.configurables:
-        found["num_groups"] = 1
+    found: dict[str, Any] = {**dict.fromkeys(NORMALIZED, size), "num_groups": 1}
     if out is not None:
         found |= {"in_features": size, "in_channels": size, "out_features": out, "out_channels": out}
-    given = layer.kwargs
     names = layer.configurables
     return {name: value for name, value in found.items() if name in names and given.get(name) is None}

@@ -79,6 +79,7 @@ class _Copier:
     def __init__(self, reached: dict[int, CallRecord], module: Any) -> None:
         self._reached = reached
         self._module = module
+        self._owners = {id(record.owner) for record in reached.values()}
         self._above = list(tags.ancestors(module))
         self._copies: dict[int, CallRecord] = {}
         self._replayed: set[int] = set()
@@ -100,7 +101,7 @@ class _Copier:
         others = [
             root
             for root in tags.roots(owner)
-            if id(root._record.call) not in self._reached and not any(root is above for above in self._above)
+            if id(root) not in self._owners and not any(root is above for above in self._above)
         ]
         return _with_settings_from_above(owner, others) if others else record
 

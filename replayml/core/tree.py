@@ -343,7 +343,7 @@ def reset(module: Any) -> None:
     kept = dict(module.__dict__)
     note(refill, module.__dict__, kept)
     known = dict(record.__dict__)
-    note(refill, record.__dict__, known)
+    note(_restore, record, known)
     record.forecast = _forecast(module)
     record.creations = record.expected = None
     _release(module, module)
@@ -373,6 +373,13 @@ def _path_below(module: Any, above: Any) -> Path | None:
         module, slots = links[0]
         path = (*slots, *path)
     return path
+
+
+def _restore(record: Any, known: dict[str, Any]) -> None:
+    """Give a record back its content, but for what tells what is going on right now."""
+    going_on = record.constructing, record.rebuilding
+    refill(record.__dict__, known)
+    record.constructing, record.rebuilding = going_on
 
 
 def _release(module: Any, site: Any) -> None:

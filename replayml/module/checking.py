@@ -238,7 +238,12 @@ class _Checker(building.Builder):
             module._record.hooks.pop("after_build", None)  # these may do anything to weights, of which there are none
         self._check_kinds(module)
         self._check_missing(module)
-        return super().object_for(module)
+        watched = module.__dict__.pop("forward", None)  # a layer hands its attributes on to the real object
+        try:
+            return super().object_for(module)
+        finally:
+            if watched is not None:
+                module.__dict__["forward"] = watched
 
     def _check_kinds(self, module: Any) -> None:
         factory = factory_of(module)
@@ -293,7 +298,7 @@ class _Checker(building.Builder):
         """Report the argument without which the layer could be made; the whole call, when there is no such."""
         absent = [name for name in kwargs if kwargs[name] is None and name in signature_of(factory).required]
         for name in absent:
-            self._report(module, name, f"has no value, and {_name(factory)} needs one: {error}")
+            self._report(module, name, f"has no value, and {_name(factory)} needs one. Configure it")
         if absent:
             return
         for name, others in _variations(factory, kwargs) if _is_torchs(factory) else ():
@@ -320,8 +325,10 @@ def _copy_on_meta(model: Any) -> Any:
 
 
 def _on_meta(value: Any) -> Any:
-    if isinstance(value, (torch.Tensor, PackedSequence)):
+    if isinstance(value, torch.Tensor):
         return value.to("meta")
+    if isinstance(value, PackedSequence):
+        return value.to(device="meta")
     if isinstance(value, (tuple, list)):
         items = [_on_meta(item) for item in value]
         return getattr(type(value), "_make", type(value))(items)

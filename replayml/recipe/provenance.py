@@ -17,7 +17,8 @@ __all__ = ["relative", "source_roots", "without_provenance"]
 def source_roots() -> list[Path]:
     """Return the folders below which code is found, the innermost first."""
     folders = {Path.cwd(), *(Path(entry).absolute() for entry in sys.path if entry)}
-    return sorted(folders, key=lambda folder: len(folder.parts), reverse=True)
+    below_root = [folder for folder in folders if len(folder.parts) > 1]
+    return sorted(below_root, key=lambda folder: len(folder.parts), reverse=True)
 
 
 def relative(file: str, roots: Sequence[Path]) -> str:

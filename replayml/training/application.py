@@ -34,7 +34,14 @@ from replayml.training.trainer import Trainer
 
 __all__ = ["Application"]
 
-LIGHTNING_ATTRIBUTES = frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))
+# What Lightning itself sets on a module while it runs; it is no part of the model.
+LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))) | {
+    "trainer",
+    "fabric",
+    "_hparams",
+    "_hparams_initial",
+    "_hparams_name",
+}
 
 
 class Application(Module, LightningModule):  # type: ignore[misc]
@@ -51,7 +58,7 @@ class Application(Module, LightningModule):  # type: ignore[misc]
         test_metrics: torchmetrics to log while testing.
     """
 
-    _untracked: ClassVar[frozenset[str]] = LIGHTNING_ATTRIBUTES | {"trainer", "fabric"}
+    _untracked: ClassVar[frozenset[str]] = LIGHTNING_ATTRIBUTES
 
     def __init__(
         self,
@@ -360,7 +367,7 @@ def _first_batch(app: Application) -> Any:
     if trainer is None:
         raise NotBuiltError(f"{type(app).__name__} has open sizes. Build it with an example: app.build(x)")
     loops = {"fit": trainer.fit_loop, "validate": trainer.validate_loop, "test": trainer.test_loop}
-    loop = loops.get(str(trainer.state.fn), trainer.predict_loop)
+    loop = loops.get(trainer.state.fn.value, trainer.predict_loop) if trainer.state.fn else trainer.fit_loop
     loader = loop._data_source.dataloader()
     while isinstance(loader, (list, tuple, dict)):
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))

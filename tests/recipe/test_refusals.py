@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import pickle
+import re
 import sys
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord
 from replayml.recipe import Codec, Limits, Recipe
+from replayml.recipe import format as recipe_format
 from tests.recipe.samples import TRUST, Money, Net
 
 NET = "tests.recipe.samples.Net"
@@ -590,6 +593,15 @@ def test_a_refusal_of_many_faults_stays_readable() -> None:
     assert "4999 more:" in message
     assert "... and 4980 more." in message
     assert message.count("\n") < 30
+
+
+def test_every_code_is_in_the_table_of_codes() -> None:
+    """The codes that the package raises are those that the docstring of the format lists, and no others."""
+    sources = "".join(path.read_text() for path in Path(recipe_format.__file__).parent.glob("*.py"))
+    raised = set(re.findall(r'(?:Flaw|Fault)\(\s*"([a-z0-9-]+)"', sources))
+    table = str(recipe_format.__doc__).split("Codes of refusals", 1)[1].split("Invariants", 1)[0]
+    listed = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)+|\bcycle\b", table))
+    assert raised == listed
 
 
 LIMITS: dict[str, tuple[Limits, str, dict[str, Any], dict[str, Any]]] = {

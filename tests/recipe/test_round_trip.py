@@ -101,9 +101,12 @@ def test_provenance_and_versions_take_no_part_in_the_fingerprint() -> None:
     assert one != Recipe.of(CallRecord(Net, ({"where": [2]},), {}, [TapeEntry((), "adjust")]))
 
 
-def test_provenance_tells_no_folder_of_the_machine() -> None:
+def test_provenance_tells_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file below the working directory or the path of Python is written relative to it, another by its name."""
     inside = Recipe.of(CallRecord(Net, where=Where(str(Path.cwd() / "nets" / "cnn.py"), 7)))
+    monkeypatch.chdir("/")
+    at_root = Recipe.of(CallRecord(Net, where=Where("/home/somebody/secret/cnn.py", 7)))
+    assert at_root.record().where == Where("cnn.py", 7)
     outside = Recipe.of(CallRecord(Net, where=Where("/home/somebody/secret/cnn.py", 7)))
     assert inside.record().where == Where("nets/cnn.py", 7)
     assert outside.record().where == Where("cnn.py", 7)

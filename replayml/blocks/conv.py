@@ -1,0 +1,246 @@
+"""`Conv1dBlock`, `Conv2dBlock`, `Conv3dBlock`: a convolution and what stands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from replayml.blocks.base import BaseBlock, own_copy
+from replayml.blocks.sequential import Addable
+from replayml.core.hooks import edit
+from replayml.core.signatures import missing
+from replayml.layers.layer import Layer
+
+__all__ = ["Conv1dBlock", "Conv2dBlock", "Conv3dBlock", "ConvBlock"]
+
+Size = int | tuple[int, ...]
+
+
+class ConvBlock(BaseBlock):
+    """A convolution, to be activated, normalized, pooled, strided, repeated, or given a shortcut.
+
+    Its subclasses fix the number of dimensions.
+
+    Args:
+        in_channels: The number of channels of the input; None to read it off the example input.
+        out_channels: The number of channels of the output.
+        kernel_size: The size of the kernel.
+        stride: The stride.
+        padding: The padding.
+        bias: Whether the convolution adds a bias.
+        order: The names of the modules in the order in which they run.
+        **modules: Further modules, or classes of modules, which run after the layer unless ``order`` says otherwise.
+    """
+
+    pool = Addable(mode="prepend")
+    upsample = Addable()
+
+    _conv: ClassVar[type[nn.Module]]
+    _transposed_conv: ClassVar[type[nn.Module]]
+    _norm: ClassVar[type[nn.Module]]
+    _pool: ClassVar[type[nn.Module]]
+
+    _arguments = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "bias")
+    _size_in = "in_channels"
+    _size_out = "out_channels"
+    _once: ClassVar[dict[str, Any]] = {"stride": 1}
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        bias: bool = True,
+        order: Sequence[str] | None = None,
+        **modules: Any,
+    ) -> None:
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.bias = bias
+        layer = Layer(
+            self._conv, in_channels, out_channels, kernel_size=kernel_size, stride=stride, padding=padding, bias=bias
+        )
+        super().__init__(order=order, **{"layer": layer, **modules})
+
+    # What is added where nothing is given ---------------------------------------------------------------------
+
+    def get_default_normalization(self) -> Any:
+        """Return a batch normalization."""
+        return Layer(self._norm)
+
+    def get_default_shortcut(self) -> Any:
+        """Return a block that holds nothing but the input where the shapes agree, else a convolution of one point."""
+        block = type(self)._basic(self.in_channels, self.out_channels, kernel_size=1, stride=self.stride)
+        if self.in_channels == self.out_channels and _all_one(self.stride):
+            block.configure("layer", nn.Identity)
+        return block
+
+    @classmethod
+    def _basic(cls, *args: Any, **kwargs: Any) -> ConvBlock:
+        """Return a block of the class that fixes the dimensions, not of a subclass with other arguments."""
+        basic = next(base for base in cls.__mro__ if "_conv" in base.__dict__)
+        return basic(*args, **kwargs)
+
+    # Adding ---------------------------------------------------------------------------------------------------
+
+    @edit
+    def pooled(self, pool: Any = None, mode: str = "prepend", after: str | None = None) -> Self:
+        """Add a pooling, or put another one in the place of the one that is there.
+
+        Args:
+            pool: A layer, of which a copy is used, or its class; by default the maximum over two points each way.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+
+        Example:
+            >>> Conv2dBlock(1, 2).pooled(nn.AvgPool2d).pool
+            Layer(AvgPool2d, kernel_size=2)
+        """
+        given = own_copy(Layer(self._pool, 2, 2) if pool is None else pool)
+        if isinstance(given, Layer) and "kernel_size" in missing(given.classtype, given.kwargs):
+            given.configure(kernel_size=2)
+        return self._put("pool", given, mode, after)
+
+    @edit
+    def upsampled(self, upsample: Any = None, mode: str = "append", after: str | None = None) -> Self:
+        """Add an upsampling, or put another one in the place of the one that is there.
+
+        Args:
+            upsample: A layer, of which a copy is used, or its class; by default a transposed convolution that doubles
+                the resolution and keeps the channels.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+
+        Example:
+            >>> Conv2dBlock(1, 4).upsampled().upsample.in_channels
+            4
+        """
+        return self._put("upsample", own_copy(upsample or self._doubling()), mode, after)
+
+    @edit
+    def transposed(
+        self,
+        transpose: Any = None,
+        mode: str = "prepend",
+        after: str | None = None,
+        remove_upsample: bool = True,
+        remove_layer: bool = True,
+    ) -> Self:
+        """Convolve the other way: add a transposed convolution.
+
+        Args:
+            transpose: A layer, of which a copy is used, or its class; by default one that doubles the resolution.
+            mode: ``"append"``, ``"prepend"``, ``"insert"``, or ``"replace"`` to add nothing.
+            after: For ``"insert"``, the name of the module that runs before it.
+            remove_upsample: Whether to take out the upsampling.
+            remove_layer: Whether to take out the convolution, in whose place it comes.
+
+        Example:
+            >>> block = Conv2dBlock(4, 1).activated().transposed()
+            >>> block.order, block.transpose.out_channels
+            (['transpose', 'activation'], 1)
+        """
+        self._put("transpose", own_copy(transpose or self._doubling()), mode, after)
+        if remove_upsample:
+            self.remove("upsample", allow_missing=True)
+        if remove_layer:
+            self.remove("layer", allow_missing=True)
+        return self
+
+    def _doubling(self) -> Layer:
+        return Layer(self._transposed_conv, kernel_size=2, stride=2, padding=0)
+
+    def strided(self, stride: Size, remove_pool: bool = True) -> Self:
+        """Give the convolution a stride; of several copies the first one, and a shortcut that goes around as well.
+
+        Args:
+            stride: The stride.
+            remove_pool: Whether to take out the pooling.
+
+        Example:
+            >>> block = Conv2dBlock(1, 1, padding=1).pooled().shortcut().strided(2)
+            >>> block.order, block.layer.stride, block.shortcut_start.layer.stride
+            (['shortcut_start', 'layer', 'shortcut_end'], 2, 2)
+        """
+        self.configure(stride=stride)
+        layer = self._modules.get("layer")
+        if isinstance(layer, Layer):
+            if layer.classtype is nn.Identity and not _all_one(stride):
+                layer.configure(self._conv)
+            if getattr(layer, "stride", stride) != stride:
+                layer.configure(stride=stride)
+        blocks = self._modules.get("blocks")
+        if blocks is not None and isinstance(blocks[0], ConvBlock):
+            _stride(blocks[0], stride, remove_pool)
+        if remove_pool:
+            self.remove("pool", allow_missing=True)
+        around = self._modules.get("shortcut_start")
+        if isinstance(around, ConvBlock):
+            _stride(around, stride, remove_pool)
+        elif isinstance(around, Layer) and around.classtype is nn.Identity and not _all_one(stride):
+            around.configure(self._conv, self.in_channels, self.out_channels, kernel_size=1, stride=stride)
+        elif isinstance(around, Layer) and getattr(around, "stride", stride) != stride:
+            around.configure(stride=stride)
+        return self
+
+
+def _stride(block: ConvBlock, stride: Size, remove_pool: bool) -> None:
+    if block.stride != stride or (remove_pool and "pool" in block.order):
+        block.strided(stride, remove_pool)
+
+
+def _all_one(stride: Size) -> bool:
+    return all(step == 1 for step in (stride if isinstance(stride, tuple) else (stride,)))
+
+
+class Conv1dBlock(ConvBlock):
+    """A convolution over sequences; see `ConvBlock`.
+
+    Example:
+        >>> import torch
+        >>> Conv1dBlock(None, 4).normalized().activated().build(torch.zeros(1, 2, 9))(torch.zeros(5, 2, 9)).shape
+        torch.Size([5, 4, 7])
+    """
+
+    _conv = nn.Conv1d
+    _transposed_conv = nn.ConvTranspose1d
+    _norm = nn.BatchNorm1d
+    _pool = nn.MaxPool1d
+
+
+class Conv2dBlock(ConvBlock):
+    """A convolution over images; see `ConvBlock`.
+
+    Example:
+        >>> import torch
+        >>> block = Conv2dBlock(3, 8, padding=1).normalized().activated().pooled().shortcut()
+        >>> block.build()(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    _conv = nn.Conv2d
+    _transposed_conv = nn.ConvTranspose2d
+    _norm = nn.BatchNorm2d
+    _pool = nn.MaxPool2d
+
+
+class Conv3dBlock(ConvBlock):
+    """A convolution over volumes; see `ConvBlock`.
+
+    Example:
+        >>> import torch
+        >>> Conv3dBlock(1, 2, padding=1).pooled().build()(torch.zeros(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 2, 4, 4, 4])
+    """
+
+    _conv = nn.Conv3d
+    _transposed_conv = nn.ConvTranspose3d
+    _norm = nn.BatchNorm3d
+    _pool = nn.MaxPool3d
