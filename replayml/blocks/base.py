@@ -29,6 +29,8 @@ from replayml.module.module import Module
 
 __all__ = ["BaseBlock", "own_copy"]
 
+RESIZING = ("pool", "upsample")
+
 
 def own_copy(value: Any) -> Any:
     """Return a module for one place: a class as a `Layer`, an unbuilt module as ``new()``, another as a deep copy.
@@ -56,6 +58,7 @@ class BaseBlock(SequentialBlock):
         ['shortcut_start', 'layer', 'activation', 'shortcut_end']
     """
 
+    blocks: Sequential[Any]
     activation = Addable()
     normalization = Addable()
     dropout = Addable()
@@ -151,7 +154,9 @@ class BaseBlock(SequentialBlock):
 
     @edit
     def shortcut(self, merge: Any = None, shortcut: Any = None) -> Self:
-        """Lead the input around all that the block holds, and merge it with the output.
+        """Lead the input around what the block holds, and merge it with the output.
+
+        A pooling or upsampling at the start or the end of the block stays outside.
 
         Args:
             merge: How: a module that takes both, of which a copy is used, or its class; by default `Add`.
@@ -169,8 +174,12 @@ class BaseBlock(SequentialBlock):
         """
         around = own_copy(self.get_default_shortcut() if shortcut is None else shortcut)
         merging = own_copy(self.get_default_merge() if merge is None else merge)
-        self._put("shortcut_start", around, "prepend", None)
-        return self._put("shortcut_end", merging, "append", None)
+        if "shortcut_start" in self.order:
+            return self._put("shortcut_start", around, "replace", None)._put("shortcut_end", merging, "replace", None)
+        inside = [index for index, name in enumerate(self.order) if name not in RESIZING]
+        first, last = (inside[0], inside[-1]) if inside else (0, len(self.order) - 1)
+        self._place_at("shortcut_end", merging, last + 1)
+        return self._place_at("shortcut_start", around, first)
 
     def multi(self, n: int = 1) -> Self:
         """Become a sequence of ``n`` copies of what the block is now, in its child ``blocks``.
@@ -208,6 +217,10 @@ class BaseBlock(SequentialBlock):
             inner.configure(**self._passed_on(inner, index))
         return self._put("blocks", Sequential(blocks), "append", None)
 
+    def keep_shape(self) -> Self:
+        """Let the layer keep the shape of its input, apart from the size; a convolution is padded."""
+        return self
+
     def _passed_on(self, inner: Module, index: int) -> dict[str, Any]:
         """Return what a copy of this block takes from it."""
         values = {name: self.__dict__[name] for name in self._arguments if name in inner.configurables}
@@ -235,7 +248,8 @@ class BaseBlock(SequentialBlock):
         for name, child, size in sizes_along(self, self.__dict__.get(self._size_in))[0]:
             if size is None or not isinstance(child, Layer):
                 continue
-            wanted_out = {"shortcut_start": out, "transpose": out, "upsample": size}.get(name)
+            transposed = size if "layer" in self.order else out
+            wanted_out = {"shortcut_start": out, "transpose": transposed, "upsample": size}.get(name)
             given = {key: value for key, value in child.kwargs.items() if not self._found(child, key)}
             found = open_sizes(child, given, size, wanted_out)
             if any(child.kwargs.get(key) != value for key, value in found.items()):

@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from replayml.blocks.base import BaseBlock, own_copy
+from replayml.blocks.residual import residual
 from replayml.blocks.sequential import Addable
 from replayml.core.hooks import edit
 from replayml.core.signatures import missing
+from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
 
 __all__ = ["Conv1dBlock", "Conv2dBlock", "Conv3dBlock", "ConvBlock"]
@@ -85,7 +87,7 @@ class ConvBlock(BaseBlock):
     @classmethod
     def _basic(cls, *args: Any, **kwargs: Any) -> ConvBlock:
         """Return a block of the class that fixes the dimensions, not of a subclass with other arguments."""
-        basic = next(base for base in cls.__mro__ if "_conv" in base.__dict__)
+        basic: type[ConvBlock] = next(base for base in cls.__mro__ if "_conv" in base.__dict__)
         return basic(*args, **kwargs)
 
     # Adding ---------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ class ConvBlock(BaseBlock):
             >>> Conv2dBlock(1, 4).upsampled().upsample.in_channels
             4
         """
-        return self._put("upsample", own_copy(upsample or self._doubling()), mode, after)
+        return self._put("upsample", own_copy(self._doubling() if upsample is None else upsample), mode, after)
 
     @edit
     def transposed(
@@ -147,7 +149,7 @@ class ConvBlock(BaseBlock):
             >>> block.order, block.transpose.out_channels
             (['transpose', 'activation'], 1)
         """
-        self._put("transpose", own_copy(transpose or self._doubling()), mode, after)
+        self._put("transpose", own_copy(self._doubling() if transpose is None else transpose), mode, after)
         if remove_upsample:
             self.remove("upsample", allow_missing=True)
         if remove_layer:
@@ -177,7 +179,7 @@ class ConvBlock(BaseBlock):
             if getattr(layer, "stride", stride) != stride:
                 layer.configure(stride=stride)
         blocks = self._modules.get("blocks")
-        if blocks is not None and isinstance(blocks[0], ConvBlock):
+        if isinstance(blocks, Sequential) and len(blocks) and isinstance(blocks[0], ConvBlock):
             _stride(blocks[0], stride, remove_pool)
         if remove_pool:
             self.remove("pool", allow_missing=True)
@@ -189,6 +191,14 @@ class ConvBlock(BaseBlock):
         elif isinstance(around, Layer) and getattr(around, "stride", stride) != stride:
             around.configure(stride=stride)
         return self
+
+    def keep_shape(self) -> Self:
+        """Pad the convolution, so that it keeps the resolution of its input if its stride is 1."""
+        size = self.kernel_size
+        return self.configure(padding=tuple(k // 2 for k in size) if isinstance(size, tuple) else size // 2)
+
+
+ConvBlock.register_style(residual)
 
 
 def _stride(block: ConvBlock, stride: Size, remove_pool: bool) -> None:
@@ -222,7 +232,7 @@ class Conv2dBlock(ConvBlock):
         >>> import torch
         >>> block = Conv2dBlock(3, 8, padding=1).normalized().activated().pooled().shortcut()
         >>> block.build()(torch.zeros(1, 3, 8, 8)).shape
-        torch.Size([1, 8, 8, 8])
+        torch.Size([1, 8, 4, 4])
     """
 
     _conv = nn.Conv2d

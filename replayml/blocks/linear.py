@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from replayml.blocks.base import BaseBlock
+from replayml.blocks.residual import residual
 from replayml.layers.layer import Layer
 
 __all__ = ["LinearBlock"]
@@ -59,3 +60,6 @@ class LinearBlock(BaseBlock):
         if self.in_features == self.out_features:
             return Layer(nn.Identity)
         return Layer(nn.Linear, self.in_features, self.out_features)
+
+
+LinearBlock.register_style(residual)

@@ -387,7 +387,9 @@ class SequentialBlock(Module):
     # What it calls goes on the tape, each under its own name, so that a replay may call this one.
     functools.update_wrapper(configure, Module.configure, assigned=())
 
-    def _configure_module(self, name: str, values: tuple[Any, ...], named: dict[str, Any], order: Sequence[str]) -> bool:
+    def _configure_module(
+        self, name: str, values: tuple[Any, ...], named: dict[str, Any], order: Sequence[str]
+    ) -> bool:
         """Add or replace a module, and tell whether that was what the values ask for."""
         if name in signature_of(type(self)).names:
             return False

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from typing import Any
 
@@ -89,7 +90,7 @@ class _Replayer:
         place = ".".join(entry.tags)
         if target is None:
             raise _replay_error(number, entry, f"there is no module at {place!r}.", module, place)
-        method = getattr(type(target), entry.method, None)
+        method = inspect.getattr_static(type(target), entry.method, None)
         if not is_recorded(method):
             raise _replay_error(
                 number, entry, f"{type(target).__name__} has no recorded method {entry.method!r}.", module
@@ -146,7 +147,12 @@ def _look_up(reference: TreeRef, root: Any, by_slots: bool) -> Any:
     found = tags.child_at(root, reference.tags) if by_slots else walk(root, reference.tags)
     if found is None:
         raise ConfigurationError(f"nothing stands at {'.'.join(reference.tags)!r} of the model any more")
-    return found if reference.name is None else getattr(found, reference.name)
+    if reference.name is None:
+        return found
+    tensor = found._parameters.get(reference.name)
+    if tensor is None:
+        raise ConfigurationError(f"{'.'.join(reference.tags)!r} of the model has no parameter {reference.name!r}")
+    return tensor
 
 
 def _replay_error(number: int, entry: TapeEntry, reason: str, module: Any, place: str = "") -> ReplayError:

@@ -14,30 +14,35 @@ Invariants:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
 from replayml.core import tags
-from replayml.core.copying import describe
 from replayml.core.errors import BuildError
 from replayml.core.meta import ExtendedConstructorMeta
-from replayml.core.replay import realize
 from replayml.core.signatures import signature_of
 from replayml.core.tape import Path, Where
 from replayml.module import building
 from replayml.module.annotations import contradicts, taken, written
+from replayml.module.dry_run import (
+    FAULTS,
+    LostTrack,
+    Substitute,
+    Unknown,
+    copy_on_meta,
+    holds_unknown,
+    innermost,
+    is_about_meta,
+    made,
+    on_meta,
+)
 from replayml.module.explain import candidates, factory_of, settings_taken_by, shown
 
 __all__ = ["Problem", "Sized", "check"]
-
-_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +104,12 @@ def check(model: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | No
         2.in_features is 8, but its input says 16 (...)
     """
     with building.forked_rng():
-        checker = _Checker(_copy_on_meta(model))
+        checker = _Checker(copy_on_meta(model))
         with torch.device("meta"), torch.no_grad(), building._building(checker):
             if args or kwargs:
-                checker.follow(_on_meta(args), _on_meta(dict(kwargs or {})))
+                checker.follow(on_meta(args), on_meta(dict(kwargs or {})))
             checker.make(checker.top)
         return checker.listed()
-
-
-class _LostTrack(Exception):  # noqa: N818 - it never leaves this file: what comes next cannot be told
-    """Raised through the user's ``forward`` when there is no output to go on with."""
-
-
-class _Unknown(nn.Module):
-    """Stands where a layer could not be made."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Raise, since the output is not known."""
-        raise _LostTrack
 
 
 class _Watched:
@@ -141,7 +134,8 @@ class _Checker(building.Builder):
     def __init__(self, top: Any) -> None:
         super().__init__(None, None, None)
         self.top = top
-        self._order = {tuple(name.split(".")): number for number, (name, _) in enumerate(top.named_modules())}
+        names = [name for name, _ in top.named_modules(remove_duplicate=False)]
+        self._order = {tuple(name.split(".")) if name else (): number for number, name in enumerate(names)}
         self._problems: dict[tuple[Path, str | None], Problem] = {}
         self._originals: dict[int, dict[str, Any]] = {}
         self._inside: dict[int, tuple[Any, Path]] = {}
@@ -150,7 +144,12 @@ class _Checker(building.Builder):
 
     def listed(self) -> list[Problem]:
         """Return what was found, in the order of the tree."""
-        return sorted(self._problems.values(), key=lambda problem: self._order.get(problem.path or ("",), 1 << 60))
+        return sorted(self._problems.values(), key=lambda problem: self._place(problem.path))
+
+    def _place(self, path: Path) -> int:
+        while path not in self._order:
+            path = path[:-1]
+        return self._order[path]
 
     def _report(self, module: Any, name: str | None, message: str, where: Where | None = None) -> None:
         if where is None:
@@ -175,7 +174,7 @@ class _Checker(building.Builder):
         self._was_followed = True
         try:
             building._infer(self.top, self, args, kwargs)
-        except _LostTrack:
+        except LostTrack:
             self._has_lost_track = True
 
     def _watch(self, module: Any) -> None:
@@ -192,15 +191,15 @@ class _Checker(building.Builder):
             wrong = []
         try:
             return forward(*args, **kwargs)
-        except _FAULTS as error:
+        except FAULTS as error:
             if not wrong:
                 self._report_forward(module, error)
-                raise _LostTrack from error
+                raise LostTrack from error
         self._correct(module, wrong)
         try:
             return forward(*args, **kwargs)
-        except _FAULTS as error:
-            raise _LostTrack from error
+        except FAULTS as error:
+            raise LostTrack from error
 
     def _correct(self, module: Any, wrong: list[tuple[str, Any, Any]]) -> None:
         originals = self._originals.setdefault(id(module), {})
@@ -213,9 +212,9 @@ class _Checker(building.Builder):
     def _report_forward(self, module: Any, error: Exception) -> None:
         if type(module).forward is nn.Module.forward:
             self._report(module, None, "has no forward to take the example input")
-        elif not _is_about_meta(error) and not self._is_found(module) and id(module) not in self._originals:
+        elif not is_about_meta(error) and not self._is_found(module) and id(module) not in self._originals:
             text = f"cannot run the example input: {type(error).__name__}: {error}"
-            self._report(module, None, text, _innermost(error.__traceback__))
+            self._report(module, None, text, innermost(error.__traceback__))
 
     # Making the layers ----------------------------------------------------------------------------------------
 
@@ -223,12 +222,12 @@ class _Checker(building.Builder):
         """Return the object for a module, or a stand-in."""
         try:
             return super().make(module)
-        except _LostTrack:
-            result = _Unknown()
-        except _FAULTS as error:
-            if not _is_about_meta(error):
+        except LostTrack:
+            result = Unknown()
+        except FAULTS as error:
+            if not is_about_meta(error):
                 self._report(module, None, f"cannot be prepared for the build: {type(error).__name__}: {error}")
-            result = _Unknown()
+            result = Unknown()
         self.built[id(module)] = result
         return result
 
@@ -269,77 +268,61 @@ class _Checker(building.Builder):
             elif not self._has_lost_track:
                 self._report(module, name, "has no value, and the example input does not come by. Configure it")
         if lacking:
-            raise _LostTrack
+            raise LostTrack
 
     def construct(self, module: Any, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the real class of a layer on the meta device; any other class is not called."""
-        if not (isinstance(factory, type) and issubclass(factory, nn.Module)) or _holds_unknown((args, kwargs)):
-            return _Unknown()
-        try:
-            result = factory(*args, **kwargs)
-        except _FAULTS as error:
-            if not _is_about_meta(error) and not self._is_found(module):
-                self._blame(module, factory, args, kwargs, error)
-            elif id(module) in self._originals:
-                self._try_originals(module, factory, args, kwargs)
-            raise _LostTrack from error
+        if not (isinstance(factory, type) and issubclass(factory, nn.Module)) or holds_unknown((args, kwargs)):
+            return Unknown()
+        result, error = made(factory, args, kwargs)
         if _is_unbuilt(result):
             self._inside[id(result)] = (result, self._path(module))
+        if error is not None and is_about_meta(error):
+            raise LostTrack from error
+        wrong = self._wrong_values(module)
+        if error is not None:
+            wrong |= self._blame(module, factory, args, kwargs, error)
+        optional = wrong - signature_of(factory).required
+        if optional:
+            substitute, _ = made(factory, args, _without(kwargs, optional))
+            if substitute is not None and not substitute.state_dict():
+                return Substitute(substitute)
+        if error is not None:
+            raise LostTrack from error
         return result
 
-    def _try_originals(self, module: Any, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Blame the user's values if the layer cannot be made with them either; else the corrections were at fault."""
-        original = {**kwargs, **self._originals[id(module)]}
-        error = _error_of(factory, args, original)
-        if error is not None and not _is_about_meta(error):
-            self._blame(module, factory, args, original, error)
+    def _wrong_values(self, module: Any) -> set[str]:
+        """Return the settings with a value of a wrong kind."""
+        path, sizes = self._path(module), self._originals.get(id(module), {})
+        return {name for at, name in self._problems if at == path and name is not None and name not in sizes}
 
-    def _blame(self, module: Any, factory: Any, args: Any, kwargs: dict[str, Any], error: Exception) -> None:
-        """Report the argument without which the layer could be made; the whole call, when there is no such."""
-        absent = [name for name in kwargs if kwargs[name] is None and name in signature_of(factory).required]
-        for name in absent:
+    def _blame(self, module: Any, factory: Any, args: Any, kwargs: dict[str, Any], error: Exception) -> set[str]:
+        """Report the argument because of which a layer cannot be made, or the whole call; return its name.
+
+        What is known to be wrong already, and a size that was corrected, is not held against the others.
+        """
+        required, wrong = signature_of(factory).required, self._wrong_values(module)
+        sizes = self._originals.get(id(module), {})
+        if wrong & required:
+            return set()
+        if wrong or sizes:
+            kwargs = _without({**kwargs, **sizes}, wrong)
+            other = made(factory, args, kwargs)[1]
+            if other is None or is_about_meta(other):
+                return set()
+            error = other
+        unset = {name for name in kwargs if kwargs[name] is None and name in required}
+        for name in unset:
             self._report(module, name, f"has no value, and {_name(factory)} needs one. Configure it")
-        if absent:
-            return
-        for name, others in _variations(factory, kwargs) if _is_torchs(factory) else ():
-            if _error_of(factory, args, others) is None:
+        if unset:
+            return unset
+        for name in kwargs if _is_torchs(factory) else ():
+            others = {**kwargs, name: 1} if name in required else _without(kwargs, {name})
+            if made(factory, args, others)[1] is None:
                 self._report(module, name, f"is {shown(kwargs[name])}: {error}")
-                return
+                return {name}
         self._report(module, None, f"cannot be made: {type(error).__name__}: {error}")
-
-
-# Copies on the meta device --------------------------------------------------------------------------------------
-
-
-def _copy_on_meta(model: Any) -> Any:
-    """Return an unbuilt copy of a model; the tensors that its ``__init__`` makes are on the meta device."""
-    call = describe(model)
-    try:
-        with torch.device("meta"):
-            top = realize(call)
-    except _FAULTS as error:
-        if not _is_about_meta(error):
-            raise
-        top = realize(call)  # an __init__ that reads the values of its tensors needs real ones
-    return top.to("meta")
-
-
-def _on_meta(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to("meta")
-    if isinstance(value, PackedSequence):
-        return value.to(device="meta")
-    if isinstance(value, (tuple, list)):
-        items = [_on_meta(item) for item in value]
-        return getattr(type(value), "_make", type(value))(items)
-    if isinstance(value, dict):
-        return {key: _on_meta(item) for key, item in value.items()}
-    return value
-
-
-def _is_about_meta(error: Exception) -> bool:
-    """Tell whether an error only says that the meta device holds no values."""
-    return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
+        return set()
 
 
 # Looking at modules ---------------------------------------------------------------------------------------------
@@ -362,39 +345,8 @@ def _contradictions(module: Any, args: Any, kwargs: Any) -> list[tuple[str, Any,
         return []
 
 
-def _holds_unknown(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(_holds_unknown(item) for item in value)
-    if isinstance(value, dict):
-        return any(_holds_unknown(item) for item in value.values())
-    return isinstance(value, _Unknown)
-
-
-def _variations(factory: Any, kwargs: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each argument, and the others with a harmless value in its place: its default, or 1."""
-    required = signature_of(factory).required
-    for name in kwargs:
-        others = {other: value for other, value in kwargs.items() if other != name}
-        yield name, {**others, name: 1} if name in required else others
-
-
-def _error_of(factory: Any, args: Any, kwargs: dict[str, Any]) -> Exception | None:
-    try:
-        factory(*args, **kwargs)
-    except _FAULTS as error:
-        return error
-    return None
-
-
-def _innermost(trace: TracebackType | None) -> Where | None:
-    """Return the innermost line of the user's code in a traceback."""
-    found = None
-    while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in ("torch", __name__.partition(".")[0]):
-            found = Where(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-        trace = trace.tb_next
-    return found
+def _without(kwargs: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
 
 
 def _name(factory: Any) -> str:

@@ -467,7 +467,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             >>> replayml.Recipe.from_json(mlp.recipe().to_json()).model().out_features
             3
         """
-        return Recipe.of(describe(self))
+        return Recipe.of(describe(self), built=self._record.built)
 
     # Building -------------------------------------------------------------------------------------------------
 

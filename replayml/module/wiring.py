@@ -273,20 +273,21 @@ class Wiring:
             7
         """
         if function is not None:
-            self._set_computed(name, function)
+            self.set_computed(name, function)
             return self
         if callable(name):
-            self._set_computed(name.__name__, name)
+            self.set_computed(name.__name__, name)
             return name
 
         def register(given: Callable[..., Any]) -> Callable[..., Any]:
-            self._set_computed(name, given)
+            self.set_computed(name, given)
             return given
 
         return register
 
     @edit
-    def _set_computed(self, name: str, function: Callable[..., Any]) -> None:
+    def set_computed(self, name: str, function: Callable[..., Any]) -> None:
+        """Compute a setting from the example input; what `computed` records."""
         if name not in self.configurables:  # type: ignore[attr-defined]
             raise self._unknown(name)  # type: ignore[attr-defined]
         self._computed = {**self.__dict__.get("_computed", {}), name: function}

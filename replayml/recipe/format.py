@@ -10,7 +10,8 @@ one tag, a key that starts with ``$``:
 
     $call        a class to be called: ``args``, ``kwargs``, and where there are any ``tape``, ``where``
     $entry       one call on a tape: the method's name, with ``tags``, ``args``, ``kwargs`` and ``where``
-    $tree        something that is in the tree already: ``[[tag, ...], name or null]``
+    $tree        something that is in the tree already: ``[[tag, ...], name or null]``; with ``true`` as
+                 a third item, in the tree of the model that the module is given to
     $ref, $id    an object that stood earlier in the document, and the number by which it is found
     $class       a class by name            $function    a function by name
     $enum        a member: ``member`` (a name, or for combined flags a list of names)

@@ -330,14 +330,17 @@ def check_keyword(name: object) -> str:
 
 
 def _write_tree(value: TreeRef) -> object:
-    return [[check_tag(tag) for tag in value.tags], None if value.name is None else check_tag(value.name)]
+    payload = [[check_tag(tag) for tag in value.tags], None if value.name is None else check_tag(value.name)]
+    return [*payload, True] if value.outer else payload
 
 
 def _read_tree(payload: object) -> TreeRef:
-    if isinstance(payload, list) and len(payload) == 2 and isinstance(payload[0], list):
-        tags, name = payload
-        return TreeRef(tuple(check_tag(tag) for tag in tags), None if name is None else check_tag(name))
-    raise _bad("[a list of tags, a name or null]", payload)
+    if isinstance(payload, list) and len(payload) in (2, 3) and isinstance(payload[0], list):
+        tags, name, *outer = payload
+        if not outer or outer[0] is True:
+            path = tuple(check_tag(tag) for tag in tags)
+            return TreeRef(path, None if name is None else check_tag(name), bool(outer))
+    raise _bad("[a list of tags, a name or null], or these and true", payload)
 
 
 # The table ----------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ COMPILED = "_orig_mod."
 def note_recipe(app: Any) -> None:
     """Put the recipe of a built application among its hyper-parameters, where Lightning saves it."""
     try:
-        text = Recipe.of(describe(app)).to_json()
+        text = Recipe.of(describe(app), built=True).to_json()
         sizes = _sizes_to_json(app)
     except RecipeError as error:
         app.__dict__["_recipe_fault"] = error
