@@ -1,5 +1,152 @@
-from replayml.module.module import Module
+"""replayml makes PyTorch models replayable: a model is a constructor call plus a tape of edits.
+
+    construct ──► configure ──► build ──► train ──► checkpoint ──► reload
+
+The names below are the public ones. Those that need Lightning are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from replayml.blocks.base import BaseBlock
+from replayml.blocks.components import ConvolutionalNeuralNetwork, MultiLayerPerceptron
+from replayml.blocks.conv import Conv1dBlock, Conv2dBlock, Conv3dBlock
+from replayml.blocks.linear import LinearBlock
+from replayml.blocks.merge import Add, Cat
+from replayml.blocks.plain import LayerActivation, LayerActivationNormalization, LayerActivationNormalizationDropout
+from replayml.blocks.sequential import SequentialBlock
+from replayml.core.config import Config, ConfigItem, DetachedConfigItem
+from replayml.core.errors import (
+    AlreadyBuiltError,
+    ArgumentError,
+    BuildError,
+    CheckpointError,
+    ConfigurationError,
+    NotBuiltError,
+    RecipeError,
+    ReplayError,
+    ReplaymlError,
+    SelectionError,
+)
+from replayml.core.hooks import (
+    after_build,
+    after_deploy,
+    after_fit,
+    after_init,
+    before_build,
+    before_deploy,
+    before_fit,
+    edit,
+    stateful,
+)
+from replayml.core.meta import ExtendedConstructorMeta
+from replayml.core.tape import Tape, TapeEntry
+from replayml.layers import initializers
+from replayml.layers.containers import LayerList, Parallel, Sequential
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
-from replayml.layers.containers import LayerList, Sequential, Parallel
-from replayml.core.hooks import *
+from replayml.layers.optimizer import SGD, Adam, AdamW, Optimizer, RMSprop
+from replayml.module.module import Module
+from replayml.module.selection import Selection
+from replayml.recipe import Recipe
+
+if TYPE_CHECKING:
+    from replayml.training.application import Application
+    from replayml.training.classifier import BinaryClassifier, CategoricalClassifier, Classifier, MultiLabelClassifier
+    from replayml.training.history import LogHistory
+    from replayml.training.progress import ProgressBar
+    from replayml.training.regressor import Regressor
+    from replayml.training.trainer import Trainer
+
+__version__ = "0.1.0"
+
+_TRAINING = {
+    "Application": "application",
+    "BinaryClassifier": "classifier",
+    "CategoricalClassifier": "classifier",
+    "Classifier": "classifier",
+    "LogHistory": "history",
+    "MultiLabelClassifier": "classifier",
+    "ProgressBar": "progress",
+    "Regressor": "regressor",
+    "Trainer": "trainer",
+}
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Add",
+    "AlreadyBuiltError",
+    "Application",
+    "ArgumentError",
+    "BaseBlock",
+    "BinaryClassifier",
+    "BuildError",
+    "Cat",
+    "CategoricalClassifier",
+    "CheckpointError",
+    "Classifier",
+    "Config",
+    "ConfigItem",
+    "ConfigurationError",
+    "Conv1dBlock",
+    "Conv2dBlock",
+    "Conv3dBlock",
+    "ConvolutionalNeuralNetwork",
+    "DetachedConfigItem",
+    "ExtendedConstructorMeta",
+    "External",
+    "Layer",
+    "LayerActivation",
+    "LayerActivationNormalization",
+    "LayerActivationNormalizationDropout",
+    "LayerList",
+    "LinearBlock",
+    "LogHistory",
+    "Module",
+    "MultiLabelClassifier",
+    "MultiLayerPerceptron",
+    "NotBuiltError",
+    "Optimizer",
+    "Parallel",
+    "ProgressBar",
+    "RMSprop",
+    "Recipe",
+    "RecipeError",
+    "Regressor",
+    "ReplayError",
+    "ReplaymlError",
+    "Selection",
+    "SelectionError",
+    "Sequential",
+    "SequentialBlock",
+    "Tape",
+    "TapeEntry",
+    "Trainer",
+    "after_build",
+    "after_deploy",
+    "after_fit",
+    "after_init",
+    "before_build",
+    "before_deploy",
+    "before_fit",
+    "edit",
+    "initializers",
+    "stateful",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a training name when it is first used."""
+    if name not in _TRAINING:
+        raise AttributeError(f"module 'replayml' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"replayml.training.{_TRAINING[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_TRAINING})
