@@ -200,17 +200,15 @@ class BaseBlock(SequentialBlock):
                 f"{type(self).__name__}.__init__ cannot make copies of the block that it is making. "
                 "Call multi() on the finished block, or hold the block as a child"
             )
-        return self.nest(self.new(), n)
+        return self.nest([self.new() for _ in range(n)])
 
     @edit
-    def nest(self, block: Module, n: int = 1) -> Self:
-        """Run copies of a block instead of what this one holds; see `multi`.
+    def nest(self, blocks: Sequence[Any]) -> Self:
+        """Run other blocks instead of what this one holds; see `multi`.
 
         Args:
-            block: The block.
-            n: How many copies of it.
+            blocks: The blocks. They take the arguments of this one that they have as well.
         """
-        blocks = [block.new() for _ in range(n)]
         for name in list(self._modules):
             self.remove(name)
         for index, inner in enumerate(blocks):

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from replayml.blocks import ConvolutionalNeuralNetwork, MultiLayerPerceptron
+from replayml.blocks.components import ConvolutionalNeuralNetwork, MultiLayerPerceptron
 from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
 from replayml.layers.optimizer import Adam

@@ -21,7 +21,7 @@ from typing import Any
 
 from replayml.core import tags
 from replayml.core.journal import note
-from replayml.core.tape import Path, Where
+from replayml.core.tape import Path, TapeEntry, Where
 
 __all__ = ["Config", "ConfigItem", "DetachedConfigItem", "Edit", "Node", "Setting", "next_serial"]
 
@@ -103,22 +103,24 @@ class Edit:
         args: The positional arguments, as they were given.
         kwargs: The keyword arguments, as they were given.
         serial: Its place in the order in which things were set.
+        told: The call as its tape tells it, or would.
         made: What the call itself set elsewhere; it goes before the call is made again.
         carried: True when it came into the hierarchy with its module.
         during: The serial of the user's call in the course of which it was made.
     """
 
-    __slots__ = ("args", "by", "carried", "during", "kwargs", "made", "maker", "method", "serial", "where")
+    __slots__ = ("args", "by", "carried", "during", "kwargs", "made", "maker", "method", "serial", "told", "where")
 
     def __init__(
-        self, by: Any, maker: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where | None
+        self, by: Any, maker: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], told: TapeEntry
     ) -> None:
         self.by = by
         self.maker = maker
         self.method = method
         self.args = args
         self.kwargs = kwargs
-        self.where = where
+        self.told = told
+        self.where = told.where
         self.serial = next_serial()
         self.made: list[Placed] = []
         self.carried = False

@@ -19,9 +19,9 @@ from replayml.core.config import Config, Edit, Node, Setting
 from replayml.core.journal import note
 from replayml.core.meta import ATOMS, capture
 from replayml.core.record import Blueprint
-from replayml.core.references import recorded, walk
+from replayml.core.references import walk
 from replayml.core.replay import arguments_again, realize
-from replayml.core.tape import CallRecord, Path, TapeEntry
+from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
 from replayml.core.tree import settings_of
 
 __all__ = ["describe", "realize"]
@@ -148,14 +148,56 @@ def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
                 found.append((_order(setting), entry))
         for edit in node.edits:
             if _from_above(edit, module) and edit.serial not in own and edit.during not in calls:
-                top = tags.root(module)
-                args = recorded(arguments_again(edit.args, top), module)
-                kwargs = recorded(arguments_again(edit.kwargs, top), module)
-                found.append((_order(edit), TapeEntry(names, edit.method, args, kwargs, edit.where)))
+                found.append((_order(edit), _Relocation(module, at, edit).entry()))
     found += [((1, serial), entry) for serial, entry in calls.items()]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
     return CallRecord(call.cls, call.args, call.kwargs, call.tape + entries, call.where)
+
+
+class _Relocation:
+    """Tells a call on a larger tree as a call on the tree below one of its modules.
+
+    Args:
+        module: The module whose tree it is about now.
+        at: The slots of the call's target below that module.
+        edit: The call.
+    """
+
+    def __init__(self, module: Any, at: Path, edit: Edit) -> None:
+        self._module = module
+        self._edit = edit
+        told = edit.told.tags
+        cut = len(told) - len(at)
+        self._above = told[:cut] if cut > 0 else ()
+        self._below = tags.visible(module, at)[:-cut] if cut < 0 else ()
+        self.tags = (*self._below, *told[len(self._above) :])
+
+    def entry(self) -> TapeEntry:
+        """Return the call."""
+        edit, told = self._edit, self._edit.told
+        args = self._value(told.args, edit.args)
+        kwargs = self._value(dict(told.kwargs), edit.kwargs)
+        return TapeEntry(self.tags, told.method, args, kwargs, told.where)
+
+    def _value(self, told: Any, kept: Any) -> Any:
+        """Translate a value, given as the tape tells it and as the edit keeps it."""
+        kind = type(told)
+        if kind is TreeRef:
+            if told.tags[: len(self._above)] == self._above:
+                return TreeRef((*self._below, *told.tags[len(self._above) :]), told.name, told.outer)
+            outside = arguments_again(kept, tags.root(self._module))
+            record = getattr(outside, "_record", None)
+            return outside if record is None else _with_settings_from_above(outside, tags.roots(outside))
+        if kind is CallRecord and type(kept) is CallRecord and told.owner is None:
+            args = self._value(told.args, kept.args)
+            kwargs = self._value(told.kwargs, kept.kwargs)
+            return CallRecord(told.cls, args, kwargs, told.tape, told.where)
+        if kind in (tuple, list):
+            return kind(self._value(item, other) for item, other in zip(told, kept, strict=True))
+        if kind is dict:
+            return {key: self._value(item, kept[key]) for key, item in told.items()}
+        return told
 
 
 def along(module: Any) -> Callable[[], None]:

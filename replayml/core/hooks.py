@@ -177,7 +177,8 @@ def _recorded(function: F, kind: str) -> F:
             maker = by if not nested or top.edit is None else top.edit  # type: ignore[union-attr]
             made: Edit | None = None
             if kind != "stateful":
-                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), where)
+                told = entries[0] if entries else _entry(self, tags.root(self), name, args, kwargs, where, by)
+                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), told)
                 made.during = top.during if nested else 0  # type: ignore[union-attr]
                 _mark_rewrapped((*args, *kwargs.values()), (*made.args, *made.kwargs.values()))
                 add_edit(self, made)
