@@ -18,7 +18,7 @@ from torch import nn
 
 from replayml.blocks.merge import Add, MergeOp
 from replayml.blocks.sequential import Addable, SequentialBlock, as_module
-from replayml.blocks.sizes import open_sizes, sizes_along
+from replayml.blocks.sizes import open_sizes, size_after, sizes_along
 from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import before_build, edit
 from replayml.core.meta import not_top_level
@@ -211,22 +211,20 @@ class BaseBlock(SequentialBlock):
         """
         for name in list(self._modules):
             self.remove(name)
+        size = self.__dict__.get(self._size_in)
         for index, inner in enumerate(blocks):
-            inner.configure(**self._passed_on(inner, index))
+            inner.configure(**self._passed_on(inner, index, size))
+            size = size_after(inner, size)
         return self._put("blocks", Sequential(blocks), "append", None)
 
     def keep_shape(self) -> Self:
         """Let the layer keep the shape of its input, apart from the size; a convolution is padded."""
         return self
 
-    def _passed_on(self, inner: Module, index: int) -> dict[str, Any]:
-        """Return what a copy of this block takes from it."""
-        values = {name: self.__dict__[name] for name in self._arguments if name in inner.configurables}
-        if index > 0:
-            values |= {name: value for name, value in self._once.items() if name in values}
-            if self._size_in in values:
-                values[self._size_in] = self.__dict__[self._size_out]
-        return values
+    def _passed_on(self, inner: Module, index: int, size: int | None) -> dict[str, Any]:
+        """Return what a copy of this block takes from it; ``size`` is that of what the copy gets."""
+        values = {**self.__dict__, self._size_in: size, **(self._once if index > 0 else {})}
+        return {name: values[name] for name in self._arguments if name in inner.configurables}
 
     # Sizes ----------------------------------------------------------------------------------------------------
 

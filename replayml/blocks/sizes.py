@@ -74,12 +74,14 @@ def size_after(module: Any, size: int | None) -> int | None:
         for child in module:
             size = size_after(child, size)
         return size
+    if isinstance(module, SequentialBlock) and module.order:
+        along = sizes_along(module, size)[1]
+        if along is not None:
+            return along
     for name in ("out_features", "out_channels"):
         out = getattr(module, name, None)
         if isinstance(out, int):
             return out
-    if isinstance(module, SequentialBlock):
-        return sizes_along(module, size)[1]
     cls = module.classtype if isinstance(module, External) else type(module)
     keeps = getattr(cls, "__module__", "") in KEEPS_SIZE and cls not in CHANGES_SIZE
     return size if keeps or cls is nn.Identity else None

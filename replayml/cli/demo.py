@@ -11,8 +11,10 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,21 +44,23 @@ print(type(app).__name__)
 
 
 class Digits(NamedTuple):
-    """The data: images ``(rows, 1, 8, 8)`` in [0, 1] and digits ``(rows,)``, split for training and testing."""
+    """The data: images ``(rows, 1, 8, 8)`` in [0, 1] and digits ``(rows,)``, in three parts."""
 
     train: tuple[torch.Tensor, torch.Tensor]
+    val: tuple[torch.Tensor, torch.Tensor]
     test: tuple[torch.Tensor, torch.Tensor]
 
 
 def load_digits() -> Digits:
-    """Return scikit-learn's handwritten digits, every fifth of them for testing."""
+    """Return scikit-learn's handwritten digits: of every ten, two for testing and one for validation."""
     from sklearn.datasets import load_digits as load  # an extra, needed here only
 
     images, digits = load(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     y = torch.tensor(digits, dtype=torch.long)
-    testing = torch.arange(len(y)) % 5 == 0
-    return Digits((x[~testing], y[~testing]), (x[testing], y[testing]))
+    tenth = torch.arange(len(y)) % 10
+    parts = (tenth > 2, tenth == 2, tenth < 2)
+    return Digits(*((x[part], y[part]) for part in parts))
 
 
 def make_model() -> Classifier:
@@ -66,9 +70,10 @@ def make_model() -> Classifier:
         Layer(nn.AdaptiveAvgPool2d, 2),
         MultiLayerPerceptron(None, [64], 10),
     )
-    net[..., "layer"].isinstance(nn.Conv2d).configure(padding=1)
-    net[..., "activation"].isinstance(nn.ReLU).configure(nn.GELU)
-    return Classifier(net, num_classes=10, optimizer=Adam(lr=2e-3))
+    app = Classifier(net, num_classes=10, optimizer=Adam(lr=2e-3))
+    app[..., "activation"].isinstance(nn.ReLU).configure(nn.GELU)
+    app["model", 0].normalized()
+    return app
 
 
 def train(app: Classifier, digits: Digits, epochs: int, seed: int, folder: Path) -> tuple[Any, float]:
@@ -82,7 +87,7 @@ def train(app: Classifier, digits: Digits, epochs: int, seed: int, folder: Path)
         callbacks=[ModelCheckpoint(folder, filename="digits", enable_version_counter=False)],
         enable_model_summary=False,
     )
-    app.fit(digits.train, digits.test, trainer=trainer, batch_size=64, val_batch_size=512)
+    app.fit(digits.train, digits.val, trainer=trainer, batch_size=64, val_batch_size=512)
     return trainer, app.test(digits.test, batch_size=512, accelerator="cpu", enable_progress_bar=False)["test_accuracy"]
 
 
@@ -94,6 +99,14 @@ def reload_elsewhere(checkpoint: Path, x: torch.Tensor, folder: Path) -> tuple[s
     if done.returncode:
         raise RuntimeError(f"the reloading process failed:\n{done.stderr}")
     return done.stdout.strip().splitlines()[-1], torch.load(folder / "outputs.pt")
+
+
+def _be_quiet() -> None:
+    """Leave Lightning's advice out of this process; it is the demo's own."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists", category=UserWarning)
 
 
 def run(folder: Path, epochs: int = 12, seed: int = 0) -> int:
@@ -108,6 +121,7 @@ def run(folder: Path, epochs: int = 12, seed: int = 0) -> int:
         The exit code.
     """
     console = Console()
+    _be_quiet()
     try:
         digits = load_digits()
     except ImportError as error:

@@ -25,6 +25,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from torch import nn
+
 from replayml.core import tags
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
@@ -47,6 +49,7 @@ __all__ = [
     "edit",
     "is_recorded",
     "run_hooks",
+    "run_waiting",
     "stateful",
 ]
 
@@ -125,7 +128,19 @@ def run_hooks(module: Any, phase: str, target: Any = None) -> None:
     """
     hooks = module._record.hooks
     for call in () if hooks is None else hooks.pop(phase, ()):
-        call.function(module if target is None else target, *call.args, **call.kwargs)
+        call(module if target is None else target)
+
+
+def run_waiting(model: nn.Module, phase: str) -> None:
+    """Run the calls that wait for a phase anywhere in a built model, once.
+
+    Args:
+        model: The model.
+        phase: The phase, such as ``"before_fit"``.
+    """
+    for below in list(model.modules()):
+        if "_record" in below.__dict__:
+            run_hooks(below, phase)
 
 
 def _recorded(function: F, kind: str) -> F:
@@ -159,7 +174,7 @@ def _recorded(function: F, kind: str) -> F:
         if record.hooks is None:
             record.hooks = {}
         waiting = record.hooks.setdefault(phase, [])
-        waiting.append(HookCall(function, args, kwargs))
+        waiting.append(HookCall(method, args, kwargs))
         note(waiting.pop)
         return self
 

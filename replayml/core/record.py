@@ -3,12 +3,13 @@
 Invariants:
     * The record is the only attribute that replayml adds to a module: ``module.__dict__["_record"]``.
     * ``links`` of a child and ``children`` of its parent always agree.
-    * The record of a built model holds its blueprint and nothing else, so that a built model is as light, as
-      picklable and as free of cycles as a plain ``torch.nn.Module``.
+    * The record of a built model holds its blueprint, and the calls that wait for training, and nothing else, so that
+      a built model is as light and as picklable as a plain ``torch.nn.Module``.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -44,14 +45,29 @@ class Blueprint:
 
 
 class HookCall:
-    """A method call that waits for its phase, such as ``after_build``."""
+    """A method call that waits for its phase, such as ``after_build``.
 
-    __slots__ = ("args", "function", "kwargs")
+    Attributes:
+        function: The recorded method, or a function of the user.
+        args: Its positional arguments, without the module.
+        kwargs: Its keyword arguments.
+        target: The object that a layer became, for what waits beyond the build; None for the module itself.
+    """
+
+    __slots__ = ("args", "function", "kwargs", "target")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.function = function
         self.args = args
         self.kwargs = kwargs
+        self.target: Any = None
+
+    def __call__(self, module: Any) -> None:
+        """Make the call; of a recorded method what stands below its decorator, which would record it."""
+        function = self.function
+        if hasattr(function, "__recorded__"):
+            function = function.__wrapped__  # type: ignore[attr-defined]
+        function(module if self.target is None else self.target, *self.args, **self.kwargs)
 
 
 class Forecast(NamedTuple):
@@ -178,16 +194,27 @@ class Record:
         note(self.applied.discard, serial)
 
     def seal(self, blueprint: Blueprint, path: Path) -> None:
-        """Keep the blueprint and forget the rest: the module is built."""
+        """Keep the blueprint, and what waits for a later phase, and forget the rest: the module is built."""
+        hooks = self.hooks
         self.__dict__.clear()
         self.built = True
         self.blueprint = blueprint
         self.path = path
+        if hooks:
+            self.hooks = hooks
+
+    def wait(self, hooks: dict[str, list[HookCall]]) -> None:
+        """Add calls that wait for a phase."""
+        if self.hooks is None:
+            self.hooks = {}
+        for phase, calls in hooks.items():
+            self.hooks.setdefault(phase, []).extend(calls)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
         new = Record()
-        new.__dict__.update(built=self.built, blueprint=self.blueprint, path=self.path)
+        new.__dict__.update(self.__getstate__())
+        new.hooks = copy.deepcopy(self.hooks, memo)
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"built": self.built, "blueprint": self.blueprint, "path": self.path}
+        return {"built": self.built, "blueprint": self.blueprint, "path": self.path, "hooks": self.hooks}

@@ -90,14 +90,13 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
     def __init__(self, *layers: T | Iterable[T]) -> None:
         super().__init__()
         elements: Any = layers
-        if len(layers) == 1 and (type(layers[0]) is nn.ModuleList or not isinstance(layers[0], nn.Module)):
+        if len(layers) == 1 and (type(layers[0]) is nn.ModuleList or not isinstance(layers[0], (nn.Module, type))):
             elements = layers[0]
         for index, layer in enumerate(elements):
             self._put(str(index), layer)
 
     def _put(self, name: str, layer: Any) -> None:
-        if not isinstance(layer, nn.Module):
-            raise ConfigurationError(f"{self._place()} holds modules, not {layer!r}. Wrap a class: Layer(nn.ReLU)")
+        self._check_element(layer)
         self._modules[name] = layer
         self._take_child(name, layer)
 
@@ -200,8 +199,7 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
 
     def _insert(self, index: int, module: Any) -> None:
         """Put an element before an index and give it a slot of its own."""
-        if not isinstance(module, nn.Module):
-            raise ConfigurationError(f"{self._place()} holds modules, not {module!r}. Wrap a class: Layer(nn.ReLU)")
+        self._check_element(module)
         length = len(self)
         if not self._record.built:
             self._new_slot(index, length)
@@ -213,6 +211,12 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
             self._renumber([*list(modules.values())[:index], module, *list(modules.values())[index:]])
         if not self._record.built:
             self._take_child(str(index), module)
+
+    def _check_element(self, element: Any) -> None:
+        if isinstance(element, type) and issubclass(element, nn.Module):
+            raise ConfigurationError(f"{self._place()} holds modules, not classes. Wrap it: Layer({element.__name__})")
+        if not isinstance(element, nn.Module):
+            raise ConfigurationError(f"{self._place()} holds modules, not {element!r}")
 
     def _pop(self, index: int) -> Any:
         modules = list(self._modules.values())

@@ -54,6 +54,7 @@ class External(Module):
 
     _init_method: ClassVar[str] = "_actual_init"
     _base: ClassVar[type] = object
+    is_layer: ClassVar[bool] = False
 
     def __init__(self, classtype: Any, /, *args: Any, **kwargs: Any) -> None:
         """Take a class and its arguments; see the class."""
@@ -200,7 +201,7 @@ class External(Module):
         left_open = self._left_open(named)
         if left_open:
             raise BuildError(
-                f"{classtype.__name__} at {'.'.join(self.tags[0]) or 'the root'!r} lacks {', '.join(left_open)}. "
+                f"{getattr(classtype, '__name__', classtype)}{self._where_it_stands()} lacks {', '.join(left_open)}. "
                 "Configure it, or let build(example_input) read it off the input"
                 + (f" (made at {self._record.call.where})" if self._record.call.where else "")
             )
@@ -211,11 +212,17 @@ class External(Module):
         if isinstance(result, Module) and not result._has_built:
             result = builder.make(result)
         if isinstance(result, nn.Module):
-            self._hand_over(result)
+            self._connect_maps(result)
         return result
 
-    def _hand_over(self, result: nn.Module) -> None:
-        """Give the real object what was put on this module: torch's hooks, attributes, the maps, the mode."""
+    def _where_it_stands(self) -> str:
+        path = ".".join(self.tags[0])
+        return f" at {path!r}" if path else ""
+
+    def _hand_over(self, result: Any) -> None:
+        """Give the real object what was put on this module: torch's hooks, attributes, the mode."""
+        if not isinstance(result, nn.Module):
+            return
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             getattr(result, name).update(getattr(self, name))
         for name in (
@@ -226,7 +233,6 @@ class External(Module):
             getattr(result, name).update(getattr(self, name))
         for name in self.__dict__.keys() - OWN_ATTRIBUTES:
             setattr(result, name, self.__dict__[name])
-        self._connect_maps(result)
         if not self.training:
             result.eval()
 

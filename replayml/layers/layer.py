@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from replayml.core import tags
@@ -18,7 +19,8 @@ from replayml.core.errors import NotBuiltError
 from replayml.core.journal import note
 from replayml.layers.external import External
 from replayml.layers.shapes import check, infer, inferable, torch_shapes
-from replayml.module.building import current
+from replayml.module.building import current, describe_place
+from replayml.module.wiring import read
 
 __all__ = ["Layer"]
 
@@ -45,6 +47,7 @@ class Layer(External):
     """
 
     _base: ClassVar[type] = nn.Module
+    is_layer: ClassVar[bool] = True
 
     def __init__(self, classtype: Callable[..., nn.Module], /, *args: Any, **kwargs: Any) -> None:
         """Take a torch layer's class and its arguments; see the class."""
@@ -69,7 +72,13 @@ class Layer(External):
             self._take_sizes(sizes)
             for path_ in tags.shown_all(self):
                 builder.sizes[path_] = sizes
-        return builder.object_for(self).eval()(*args, **kwargs)
+        built = builder.object_for(self).eval()
+        try:
+            return built.forward(*args, **kwargs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(value.shape)) for value in args if isinstance(value, torch.Tensor))
+            error.add_note(f"while the example input, here {shapes}, ran through {describe_place(self)}")
+            raise
 
     def _seen(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Return the inputs of the real layer, which an input map reads from a dict."""
@@ -77,8 +86,8 @@ class Layer(External):
         if inputs is None or not args or not isinstance(args[0], Mapping):
             return args, kwargs
         values = args[0]
-        named = {name: values[key] for name, key in inputs[1].items()}
-        return (*(values[key] for key in inputs[0]), *args[1:]), {**kwargs, **named}
+        named = {name: read(self, values, key) for name, key in inputs[1].items()}
+        return (*(read(self, values, key) for key in inputs[0]), *args[1:]), {**kwargs, **named}
 
     def _told_by_input(self) -> tuple[str, ...]:
         """Return the arguments that an input tells; for `replayml.module.checking`."""

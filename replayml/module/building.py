@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -22,11 +23,11 @@ from torch import nn
 
 from replayml.core import tags, tree
 from replayml.core.copying import describe
-from replayml.core.errors import BuildError
+from replayml.core.errors import ArgumentError, BuildError
 from replayml.core.hooks import run_hooks
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered, quiet
-from replayml.core.record import Blueprint
+from replayml.core.record import Blueprint, HookCall
 from replayml.core.references import walk
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord, Path
@@ -51,13 +52,19 @@ class Builder:
     """
 
     def __init__(self, device: torch.device | str | None, dtype: torch.dtype | None, seed: int | None) -> None:
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ArgumentError(f"build(dtype=...) takes a torch.dtype, such as torch.float32, not {dtype!r}")
+        if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+            raise ArgumentError(f"build(seed=...) takes an int from 0 to 2**63 - 1, not {seed!r}")
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype
         self.seed = seed
         self.built: dict[int, Any] = {}
         self.early: dict[int, tuple[int, Any]] = {}
         self.sizes: dict[Path, dict[str, Any]] = {}
+        self.waiting: dict[str, list[HookCall]] = {}
         self.logs: dict[str, Any] = {}
+        self.is_logging = False
 
     # Making objects -------------------------------------------------------------------------------------------
 
@@ -73,13 +80,24 @@ class Builder:
             return module
         if record.built:
             return module
+        refuse_hidden_layers(module)
         with entered(Frame(CALL, module)):
             run_hooks(module, "before_build")
         self._make_children(module)
         result = self.built[id(module)] = self.object_for(module)
+        module._hand_over(result)
         with entered(Frame(CALL, module)):
             run_hooks(module, "after_build", result)
+        if record.hooks and result is not module:
+            self._keep_waiting(record.hooks, result)
         return result
+
+    def _keep_waiting(self, hooks: Mapping[str, list[HookCall]], result: Any) -> None:
+        """Keep what waits for training on a layer, for the object that replaced it."""
+        for phase, calls in hooks.items():
+            for call in calls:
+                call.target = result
+            self.waiting.setdefault(phase, []).extend(calls)
 
     def object_for(self, module: Any) -> Any:
         """Return the object that stands for a module; the sizes may ask for it before the hooks have run."""
@@ -122,6 +140,20 @@ class Builder:
         return result
 
 
+def refuse_hidden_layers(module: Any) -> None:
+    """Raise when an attribute of a module is a plain list or dict of unbuilt layers: torch would not see them."""
+    for name, value in module.__dict__.items():
+        if name.startswith("_") or not isinstance(value, (list, tuple, dict)):
+            continue
+        for item in value.values() if isinstance(value, dict) else value:
+            record = getattr(item, "_record", None) if isinstance(item, nn.Module) else None
+            if record is not None and not record.built:
+                raise BuildError(
+                    f"{type(module).__name__}.{name} is a {type(value).__name__} that holds unbuilt modules, which torch "
+                    "does not see. Hold them in a replayml.LayerList, or as attributes of their own"
+                )
+
+
 def describe_place(module: Any) -> str:
     """Return the path of a module and the lines that set its arguments."""
     path = ".".join(("model", *tags.shown(module)))
@@ -156,9 +188,11 @@ def build(
         places = {id(below): (below, path) for path, below in _records_inside(result)}
     blueprint = Blueprint(call, builder.sizes)
     for below, path in places.values():
-        if builder.logs:
+        if builder.is_logging:
             below.__dict__["_logs"] = builder.logs
         below._record.seal(blueprint, path)
+    if builder.waiting and "_record" in result.__dict__:
+        result._record.wait(builder.waiting)
     if isinstance(result, nn.Module) and "_record" not in result.__dict__:
         module._record.seal(blueprint, ())
     return result
@@ -236,29 +270,40 @@ def unbuilt_inside(module: nn.Module) -> Iterator[tuple[Path, Any]]:
 # Sizes from an example input ------------------------------------------------------------------------------------
 
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
 def _infer(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the example through the model: each layer makes its real object with the sizes that it sees."""
-    if builder.device is not None:
-        args, kwargs = _moved(args, builder.device), _moved(kwargs, builder.device)
+    args, kwargs = _moved(args, builder), _moved(kwargs, builder)
     modes = [(below, below.training) for below in module.modules()]
-    probes = [_probe(below) for below, _ in modes if "_computed" in below.__dict__]
+    hooks = [(below.__dict__, {name: below.__dict__[name] for name in HOOKS}) for below, _ in modes]
     random: AbstractContextManager[Any] = nullcontext() if builder.seed is None else forked_rng()
     try:
         with quiet(), torch.no_grad(), random:
             for below, _ in modes:
-                below.__dict__["training"] = False
+                below.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
+                if "_computed" in below.__dict__ and not getattr(below, "is_layer", False):
+                    _probe(below)
             module(*args, **kwargs)
     finally:
-        for probe in probes:
-            probe.remove()
+        for attributes, kept in hooks:
+            attributes.update(kept)
         for below, mode in modes:
             below.__dict__["training"] = mode
-    for _, result in builder.early.values():
-        if isinstance(result, nn.Module):
-            result.train(True)
+    for below, mode in modes:
+        early = builder.early.get(id(below))
+        if early is not None and isinstance(early[1], nn.Module):
+            early[1].train(mode)
 
 
-def _probe(module: Any) -> Any:
+def _probe(module: Any) -> None:
     """Let a module compute its settings from the first input that it gets."""
 
     def compute(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -269,16 +314,17 @@ def _probe(module: Any) -> Any:
             for path in tags.shown_all(module):
                 builder.sizes[path] = values
 
-    return module.register_forward_pre_hook(compute, with_kwargs=True)
+    nn.Module.register_forward_pre_hook(module, compute, with_kwargs=True)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _moved(value: Any, builder: Builder) -> Any:
+    """Return example inputs on the device of the build, floating point ones in its type."""
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        return value.to(device=builder.device, dtype=builder.dtype if value.is_floating_point() else None)
     if isinstance(value, (tuple, list)):
-        return type(value)(_moved(item, device) for item in value)
+        return type(value)(_moved(item, builder) for item in value)
     if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
+        return {key: _moved(item, builder) for key, item in value.items()}
     return value
 
 

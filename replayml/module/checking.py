@@ -106,6 +106,7 @@ def check(model: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | No
     with building.forked_rng():
         checker = _Checker(copy_on_meta(model))
         with torch.device("meta"), torch.no_grad(), building._building(checker):
+            checker.top.to("meta")
             if args or kwargs:
                 checker.follow(on_meta(args), on_meta(dict(kwargs or {})))
             checker.make(checker.top)

@@ -29,7 +29,7 @@ from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.references import walk
 from replayml.core.replay import _Replayer
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef, Where
-from replayml.module.expressions import Expressions, NoSourceError
+from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw
 from replayml.recipe.plain import call_of, is_layer
 
@@ -94,7 +94,7 @@ class _Writer:
         self._replayer = _Replayer({})
         self._places = Counter(id(thing) for thing in self._identities(record, set()))
         self._expressions = Expressions()
-        self._name = self._expressions.imports.bind("model", None)
+        self._name = self._expressions.imports.bind("model")
 
     def source(self) -> str:
         """Return the code."""
@@ -107,7 +107,7 @@ class _Writer:
         """Write the statements that make a module; return its variable."""
         head, parts = self._call(record, outer)
         is_root = record is self._record
-        name = self._name if is_root else self._expressions.imports.bind(_variable_for(record), None)
+        name = self._name if is_root else self._expressions.imports.bind(_variable_for(record))
         self._variables[id(record)] = name
         self._write(f"{name} = {head}(", parts, ")", record.where)
         live = self._replayer.realize(record, None if outer is None else outer.top, upto=0)
@@ -122,10 +122,11 @@ class _Writer:
         path = _path(tree, entry.tags)
         place = f"{entry} (made at {entry.where})" if entry.where else str(entry)
         args = [self._value(value, place, tree, outer) for value in entry.args]
-        if not entry.kwargs and entry.method == "set" and len(args) == 2 and _is_attribute(target, entry.args[0]):
-            self._write(f"{path}.{entry.args[0]} = {args[1]}", [], "", entry.where)
-        elif not entry.kwargs and entry.method == "unset" and len(args) == 1 and _is_attribute(target, entry.args[0]):
-            self._write(f"del {path}.{entry.args[0]}", [], "", entry.where)
+        ending = _assignable(target, entry)
+        if ending is not None and entry.method == "set":
+            self._write(f"{path}{ending} = {args[1]}", [], "", entry.where)
+        elif ending is not None and entry.method == "unset":
+            self._write(f"del {path}{ending}", [], "", entry.where)
         else:
             parts = [*args, *self._keywords(entry.kwargs, place, tree, outer)]
             self._write(f"{path}.{entry.method}(", parts, ")", entry.where)
@@ -161,36 +162,21 @@ class _Writer:
             tree: The tree that the call is made on.
             outer: The tree that this tree is made for.
         """
-        if isinstance(value, TreeRef):
-            holder = outer if value.outer else tree
-            assert holder is not None
-            path = _path(holder, value.tags)
-            return path if value.name is None else f"{path}.{value.name}"
-        if id(value) in self._variables:
-            return self._variables[id(value)]
-        if isinstance(value, (CallRecord, nn.Module)):
-            return self._module(value, place, tree)
-        if type(value) in (list, tuple, dict):
-            text = self._collection(value, place, tree, outer)
-        else:
-            text = self._source_of(value, place)
-        if self._places[id(value)] > 1:
-            name = self._variables[id(value)] = self._expressions.imports.bind("shared", None)
-            self._write(f"{name} = {text}", [], "", None)
-            return name
-        return text
 
-    def _collection(self, value: Any, place: str, tree: _Tree | None, outer: _Tree | None) -> str:
-        if type(value) is dict:
-            pairs = (
-                f"{self._source_of(key, place)}: {self._value(item, place, tree, outer)}"
-                for key, item in value.items()
-            )
-            return f"{{{', '.join(pairs)}}}"
-        items = ", ".join(self._value(item, place, tree, outer) for item in value)
-        if type(value) is list:
-            return f"[{items}]"
-        return f"({items},)" if len(value) == 1 else f"({items})"
+        def special(item: Any) -> str | None:
+            if isinstance(item, TreeRef):
+                return _reference(item, outer if item.outer else tree)
+            if isinstance(item, (CallRecord, nn.Module)):
+                return self._module(item, place, tree)
+            if self._places[id(item)] < 2:
+                return None
+            if id(item) not in self._variables:
+                text = self._expressions.written(item, special)
+                self._variables[id(item)] = name = self._expressions.imports.bind("shared")
+                self._write(f"{name} = {text}", [], "", None)
+            return self._variables[id(item)]
+
+        return self._source_of(value, place, special)
 
     def _module(self, value: Any, place: str, tree: _Tree | None) -> str:
         record = self._call_for(value, place)
@@ -201,9 +187,9 @@ class _Writer:
         head, parts = self._call(record, tree)
         return f"{head}({', '.join(parts)})"
 
-    def _source_of(self, value: Any, place: str) -> str:
+    def _source_of(self, value: Any, place: str, special: Special | None = None) -> str:
         try:
-            return self._expressions.of(value)
+            return self._expressions.of(value, special)
         except NoSourceError as error:
             raise _refusal(place, str(error)) from error
 
@@ -273,9 +259,22 @@ def _path(tree: _Tree, tags: Path) -> str:
     return text
 
 
-def _is_attribute(target: Any, name: Any) -> bool:
-    """Tell whether ``target.name = value`` is the same as ``target.set(name, value)``."""
-    return isinstance(name, str) and _is_name(name) and name not in getattr(type(target), "_untracked", ())
+def _reference(reference: TreeRef, tree: _Tree | None) -> str:
+    assert tree is not None
+    path = _path(tree, reference.tags)
+    return path if reference.name is None else f"{path}.{reference.name}"
+
+
+def _assignable(target: Any, entry: TapeEntry) -> str | None:
+    """Return how to go on after a module to assign, or delete, what a call sets; None when only the call does it."""
+    if len(entry.args) != {"set": 2, "unset": 1}.get(entry.method) or entry.kwargs:
+        return None
+    name = entry.args[0]
+    if _is_name(name) and name not in type(target)._untracked:
+        return f".{name}"
+    if isinstance(target, nn.ModuleList) and name in target._modules and entry.method == "set":
+        return f"[{name}]"
+    return None
 
 
 def _is_name(text: str) -> bool:
@@ -286,4 +285,4 @@ def _variable_for(record: CallRecord) -> str:
     """Return a variable name for a module, after its class or the one that it wraps."""
     first = record.args[0] if record.args else None
     name = first.__name__ if isinstance(first, type) else record.cls.__name__
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()

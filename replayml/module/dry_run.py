@@ -72,16 +72,15 @@ class Substitute(nn.Module):
 
 
 def copy_on_meta(model: Any) -> Any:
-    """Return an unbuilt copy of a model; the tensors that its ``__init__`` makes are on the meta device."""
+    """Return an unbuilt copy of a model; the tensors that its ``__init__`` makes are on the meta device if they can."""
     call = describe(model)
     try:
         with torch.device("meta"):
-            top = realize(call)
+            return realize(call)
     except FAULTS as error:
         if not is_about_meta(error):
             raise
-        top = realize(call)  # an __init__ that reads the values of its tensors needs real ones
-    return top.to("meta")
+        return realize(call)  # an __init__ that reads the values of its tensors needs real ones
 
 
 def on_meta(value: Any) -> Any:

@@ -29,7 +29,9 @@ from replayml.core.record import Record
 from replayml.core.replay import realize
 from replayml.core.signatures import bind, call_arguments, signature_of
 from replayml.core.tape import Path, Tape
-from replayml.module import building, explain, wiring
+from replayml.module import building, checking, code, explain, predicting, wiring
+from replayml.module.checking import Problem
+from replayml.module.explain import Explanation
 from replayml.module.selection import select
 from replayml.recipe import Recipe
 
@@ -307,6 +309,10 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         """Assign without recording."""
         record = self._record
         old = self._modules.get(name)
+        if old is not None and isinstance(value, type) and issubclass(value, nn.Module):
+            raise ConfigurationError(
+                f"{self._place(name)} takes a module, not the class {value.__name__}. Wrap it: Layer({value.__name__})"
+            )
         if not record.constructing:
             self._note_attribute(name, leaves=not isinstance(value, nn.Module))
         if old is not None and old is not value:
@@ -514,6 +520,9 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         self._connect_maps(self)
         return self
 
+    def _hand_over(self, result: Any) -> None:
+        """Give the object that stands for this module what was put on this one; they are the same here."""
+
     def _take_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Take the settings that were read off an example input."""
         self.configure(**sizes)
@@ -524,14 +533,24 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         """Select modules below this one: ``model["blocks", 0, "layer"]``, ``model[..., "activation"]``."""
         return select(self, selector)
 
-    def explain(self, path: str | Path, name: str) -> explain.Explanation:
+    def explain(self, path: str | Path, name: str) -> Explanation:
         """Tell why a setting has its value: see `replayml.module.explain`."""
         return explain.explain(self, path, name)
 
-    def check(self, *args: Any, **kwargs: Any) -> list[explain.Problem]:
-        """List every unset, mistyped or shape-inconsistent value, without building: see `replayml.module.explain`."""
-        return explain.check(self, args, kwargs)
+    def check(self, *args: Any, **kwargs: Any) -> list[Problem]:
+        """List every unset, mistyped or shape-inconsistent value, without building: see `replayml.module.checking`."""
+        return checking.check(self, args, kwargs)
 
-    def to_code(self) -> str:
-        """Return the Python code that makes this model: see `replayml.module.explain`."""
-        return explain.to_code(self)
+    def to_code(self, *, lines: bool = False) -> str:
+        """Return the Python code that makes this model: see `replayml.module.code`."""
+        return code.to_code(self, lines=lines)
+
+    def predict(
+        self,
+        *inputs: Any,
+        batch_size: int = 32,
+        device: torch.device | str | None = None,
+        output_device: torch.device | str | None = None,
+    ) -> Any:
+        """Return the output of this built module for many rows, batch by batch: see `replayml.module.predicting`."""
+        return predicting.predict(self, *inputs, batch_size=batch_size, device=device, output_device=output_device)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from replayml.core.errors import ConfigurationError, suggestion
+from replayml.core.errors import ConfigurationError, NotBuiltError, suggestion
 from replayml.core.hooks import after_build, after_init, edit
 from replayml.core.record import HookCall
 from replayml.module import building
@@ -48,9 +48,9 @@ class MappedForward:
             names, named = self.inputs
             result = forward(
                 self.module,
-                *(self._read(values, key) for key in names),
+                *(read(self.module, values, key) for key in names),
                 *args[1:],
-                **{name: self._read(values, key) for name, key in named.items()},
+                **{name: read(self.module, values, key) for name, key in named.items()},
                 **kwargs,
             )
         else:
@@ -60,13 +60,19 @@ class MappedForward:
         many = result if isinstance(result, (tuple, list)) else (result,)
         return {**values, **{key: many[position] for key, position in self.outputs.items()}}
 
-    def _read(self, values: Mapping[str, Any], key: str) -> Any:
-        if key not in values:
-            raise KeyError(
-                f"{type(self.module).__name__} reads {key!r} from its input, which has "
-                f"{', '.join(map(repr, values))}.{suggestion(key, list(values))}"
-            )
-        return values[key]
+
+def read(module: Any, values: Mapping[str, Any], key: str) -> Any:
+    """Return what a module reads from its input dict.
+
+    Raises:
+        KeyError: When the dict has no such key.
+    """
+    if key not in values:
+        name = getattr(module, "classtype", type(module)).__name__
+        raise KeyError(
+            f"{name} reads {key!r} from its input, which has {', '.join(map(repr, values))}.{suggestion(key, values)}"
+        )
+    return values[key]
 
 
 class LogHook:
@@ -144,6 +150,7 @@ class Wiring:
         """What `log_input`, `log_output` and `log_tensor` kept, by name; one dict for the whole built model."""
         builder = building.current()
         if builder is not None:
+            builder.is_logging = True
             return builder.logs
         if "_logs" not in self.__dict__:
             self.__dict__["_logs"] = {}
@@ -207,6 +214,66 @@ class Wiring:
             record.hooks = {}
         record.hooks.setdefault(phase, []).append(HookCall(function, (), {}))
         return self
+
+    def register_forward_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+        """Register a hook of torch; before the build it is kept for the object that will be built."""
+        return self._torch_hook("register_forward_hook", hook, kwargs)
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+        """Register a hook of torch; before the build it is kept for the object that will be built."""
+        return self._torch_hook("register_forward_pre_hook", hook, kwargs)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+        """Register a hook of torch; before the build it is kept for the object that will be built."""
+        return self._torch_hook("register_full_backward_hook", hook, kwargs)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+        """Register a hook of torch; before the build it is kept for the object that will be built."""
+        return self._torch_hook("register_full_backward_pre_hook", hook, kwargs)
+
+    @edit
+    def _torch_hook(self, method: str, hook: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        return getattr(nn.Module, method)(self, hook, **kwargs)
+
+    # What needs weights ---------------------------------------------------------------------------------------
+
+    @edit
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode of this module and of all below it, as torch does; kept by the build."""
+        for module in self.modules():  # type: ignore[attr-defined]
+            module.__dict__["training"] = bool(mode)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze or thaw the parameters, as torch does."""
+        self._require_weights("requires_grad_")
+        return super().requires_grad_(requires_grad)  # type: ignore[misc,no-any-return]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self._require_weights("to")
+        return super()._apply(fn, recurse)  # type: ignore[misc,no-any-return]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensors by name, as torch does."""
+        self._require_weights("state_dict")
+        return super().state_dict(*args, **kwargs)  # type: ignore[misc]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Take tensors by name, as torch does."""
+        self._require_weights("load_state_dict")
+        return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
+
+    def _require_weights(self, method: str) -> None:
+        """Raise when a method needs weights that do not exist yet."""
+        record = self.__dict__.get("_record")
+        if record is None or record.built or building.current() is not None:
+            return
+        waiting = next((below for below in self.modules() if getattr(below, "is_layer", False)), None)  # type: ignore[attr-defined]
+        if waiting is not None:
+            raise NotBuiltError(
+                f"{method}() of {type(self).__name__} needs weights, which do not exist yet. "
+                "Build the model first: model.build(), model.build(device=..., dtype=...)"
+            )
 
     # Styles ---------------------------------------------------------------------------------------------------
 
@@ -312,4 +379,7 @@ class Wiring:
 def _logs_of(module: Any) -> dict[str, Any]:
     """Return the logs of a built module, or of the build that is going on."""
     builder = building.current()
-    return builder.logs if builder is not None else module.logs
+    if builder is None:
+        return module.logs
+    builder.is_logging = True
+    return builder.logs

@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from replayml.core.errors import ConfigurationError
 from replayml.core.signatures import bind
 from replayml.core.tape import CallRecord
 from replayml.core.tree import settings_of
@@ -16,7 +17,7 @@ from replayml.layers.containers import LayerList
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
-from tests.properties.models import CLASSES, KINDS, Mixed, Scripted, below, make, pick, width_of
+from tests.properties.models import CLASSES, KINDS, Mixed, Refused, Scripted, below, make, pick, width_of
 
 # Models -----------------------------------------------------------------------------------------------------------
 
@@ -263,7 +264,7 @@ def picture(model: Any) -> list[Any]:
 
 def _effective(module: Any, groups: dict[int, int]) -> Any:
     if not isinstance(module, Module):
-        return [_plain(value, groups) for value in module.state_dict().values()]
+        return [_plain(value, groups) for value in (*module._parameters.values(), *module._buffers.values())]
     if module._record.built:
         return "built"
     if isinstance(module, External):
@@ -344,3 +345,25 @@ def trace(*roots: Any) -> Any:
                 seen.append(sorted(module.tags))
             lines.append(seen)
     return lines
+
+
+# Attempts ---------------------------------------------------------------------------------------------------------
+
+REFUSALS = (Refused, ConfigurationError, IndexError, KeyError, ValueError, TypeError)
+
+
+def attempt(recipe: Any) -> Any:
+    """Return a new model made by a recipe, or None when the recipe is refused."""
+    try:
+        return construct(recipe)
+    except (Refused, ConfigurationError, TypeError, KeyError):
+        return None
+
+
+def try_to_perform(model: Any, edit: Any) -> type[Exception] | None:
+    """Carry out an edit; return the type of the error with which it was refused."""
+    try:
+        perform(model, edit)
+    except REFUSALS as error:
+        return type(error)
+    return None

@@ -1,0 +1,251 @@
+"""Faults that libraries of this kind had; each must not be here."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import replayml
+from replayml.core.errors import ArgumentError, ConfigurationError, SelectionError
+from replayml.core.hooks import after_build
+from replayml.layers.containers import LayerList, Parallel, Sequential
+from replayml.layers.external import External
+from replayml.layers.layer import Layer
+from replayml.module.module import Module
+
+
+class Net(Module):
+    """A nest of three levels."""
+
+    def __init__(self, width: int = 4) -> None:
+        self.hidden = Sequential(Layer(nn.Linear, 4, width), Layer(nn.ReLU))
+        self.items = LayerList(Sequential(Layer(nn.Linear, width, width)), Layer(nn.Dropout, 0.5))
+        self.out = Layer(nn.Linear, width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``(batch, 4)``."""
+        x = self.hidden(x)
+        for item in self.items:
+            x = item(x)
+        out: torch.Tensor = self.out(x)
+        return out
+
+
+def test_forward_of_a_built_model_does_not_grow_the_tape() -> None:
+    """Running a built model that writes attributes in ``forward`` records nothing."""
+
+    class Writing(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = x.shape
+            self.out.count = 1
+            return super().forward(x)
+
+    built = Writing().build()
+    for _ in range(4):
+        built(torch.zeros(1, 4))
+    assert len(built.tape) == 0
+
+
+def test_a_layer_given_twice_is_not_random_the_second_time() -> None:
+    """A layer at two places has one set of weights after ``build`` and after ``create``."""
+    layer = Layer(nn.Linear, 3, 3)
+    model = Sequential(layer, Layer(nn.ReLU), layer)
+    for built in (model.create(), model.build()):
+        assert built[0] is built[2]
+        assert torch.equal(built.state_dict()["0.weight"], built.state_dict()["2.weight"])
+
+
+def test_an_attribute_set_on_a_grandchild_is_kept_by_new() -> None:
+    """An attribute written at any depth is in the copy, and after a reconstruction."""
+    model = Net()
+    model.items[0][0].scale = 7
+    model.hidden.note = ["x"]
+    assert model.new().items[0][0].scale == 7
+    model.configure(width=5)
+    assert (model.items[0][0].scale, model.hidden.note) == (7, ["x"])
+    assert model.new().new().hidden.note == ["x"]
+
+
+def test_a_deep_copy_of_a_built_model_keeps_mode_type_ties_and_hooks() -> None:
+    """``copy.deepcopy`` of a built model is torch's own."""
+    seen: list[int] = []
+    built = Net().build().to(torch.float64).eval()
+    built.out.weight = built.items[0][0].weight
+    built.out.register_forward_hook(lambda *_: seen.append(1))
+    copied = copy.deepcopy(built)
+    assert not copied.training
+    assert copied.out.weight.dtype == torch.float64
+    assert copied.out.weight is copied.items[0][0].weight
+    assert copied.out.weight is not built.out.weight
+    copied(torch.zeros(1, 4, dtype=torch.float64))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("wrapper", [Layer, External])
+def test_misspelt_and_surplus_arguments_are_refused_when_they_are_given(wrapper: Any) -> None:
+    """A wrong keyword or too many positional arguments of the wrapped class raise at once, and name the right one."""
+    with pytest.raises(ArgumentError, match=r"takes no 'bais'. Did you mean 'bias'\?"):
+        wrapper(nn.Linear, 8, 8, bais=False)
+    with pytest.raises(ArgumentError, match="at most 5|5 positional|takes"):
+        wrapper(nn.Linear, 8, 8, True, None, None, 7)
+    with pytest.raises(TypeError):
+        wrapper(nn.Linear, 8, 8, in_features=8)
+    layer = wrapper(nn.Linear, 8, 8)
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'bias'\?"):
+        layer.configure(bais=False)
+    with pytest.raises(ArgumentError, match="takes no 'bais'"):
+        layer.configure(nn.Conv1d, 8, 8, 3, bais=False)
+    assert layer.new().kwargs == {"in_features": 8, "out_features": 8}
+
+
+def plain() -> Any:
+    """Return a module without settings of its own."""
+    return Net()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (lambda: Net(), {"width": 3}),
+        (lambda: Layer(nn.Linear, 1, 1), {"bias": False}),
+        (lambda: External(dict, a=1), {"a": 2}),
+        (lambda: LayerList(Layer(nn.Linear, 1, 1)), {"bias": False}),
+        (lambda: Sequential(Layer(nn.Linear, 1, 1)), {"bias": False}),
+        (lambda: Parallel(Layer(nn.Linear, 1, 1)), {"bias": False}),
+    ],
+)
+def test_configure_returns_the_module(make: Any, arguments: dict[str, Any]) -> None:
+    """``configure`` of each class returns the module itself, so that calls chain."""
+    module = make()
+    assert module.configure(**arguments) is module
+
+
+@pytest.mark.parametrize("depth", [8, 12])
+def test_a_nest_runs_polynomially_many_constructors(depth: int) -> None:
+    """A nest in which each level sets something on the next one runs far fewer than 2**depth constructors."""
+
+    class Nest(Module):
+        runs: ClassVar[int] = 0
+
+        def __init__(self, depth: int, width: int = 1) -> None:
+            Nest.runs += 1
+            self.width = width
+            if depth:
+                self.inner = Nest(depth - 1)
+                self.inner.configure(width=width + 1)
+
+    model = Nest(depth)
+    assert Nest.runs <= (depth + 1) ** 2
+    Nest.runs = 0
+    model.configure(width=5)
+    assert Nest.runs <= (depth + 1) ** 2
+    inner: Any = model
+    while "inner" in inner._modules:
+        inner = inner.inner
+    assert inner.width == 5 + depth
+
+
+def test_compiling_does_not_compile_again_on_each_call() -> None:
+    """``torch.compile`` compiles the forward pass of a built model once for inputs of one shape."""
+    built = Net().build().eval()
+    count = 0
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(built, backend=backend, fullgraph=True)
+    x = torch.randn(2, 4)
+    for _ in range(5):
+        torch.testing.assert_close(compiled(x), built(x))
+    assert count == 1
+
+
+@pytest.mark.parametrize(
+    "selector", ["nothing", ("hidden", 7), (..., "nothing"), "**.nothing", ("items", "layer#3"), slice(9, 12)]
+)
+def test_a_selection_that_matches_nothing_raises_when_it_is_used(selector: Any) -> None:
+    """A call on an empty selection raises and changes nothing; asking for its length does not."""
+    model = Net()
+    selection = model[selector]
+    assert len(selection) == 0
+    with pytest.raises(SelectionError, match="matches nothing in Net"):
+        selection.configure(bias=False)
+    assert len(model.tape) == 0
+
+
+def test_new_works_after_the_model_was_built_trained_and_pickled() -> None:
+    """A built and trained model gives an unbuilt copy of its recipe, also after pickling."""
+    built = Net().configure(width=6).build()
+    optimizer = torch.optim.Adam(built.parameters())
+    built(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    for model in (built, pickle.loads(pickle.dumps(built)), copy.deepcopy(built)):
+        again = model.new()
+        assert not again._has_built
+        assert again.hidden[0].out_features == 6
+
+
+class Tied(Module):
+    """One whose layers share a weight once they are built."""
+
+    def __init__(self) -> None:
+        self.a = Layer(nn.Linear, 2, 2)
+        self.b = Layer(nn.Linear, 2, 2)
+
+    @after_build
+    def tie(self) -> None:
+        """Share the weight."""
+        self.b.weight = self.a.weight
+
+
+def test_an_after_build_hook_runs_once_and_again_in_a_copy() -> None:
+    """A call that waits for the build runs once on each build of each copy."""
+    model = Tied()
+    model.tie()
+    model.configure_all = 1
+    first, second = model.create(), model.create()
+    for built in (first, second, first.new().build()):
+        assert built.b.weight is built.a.weight
+    assert first.a.weight is not second.a.weight
+
+
+def test_the_arguments_recorded_are_the_callers() -> None:
+    """Mixins, decorated and chained ``__init__`` do not change which arguments are recorded."""
+
+    class Mixin:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "width": 9})
+
+    class Mixed(Mixin, Net):
+        pass
+
+    class Derived(Net):
+        def __init__(self, size: int = 2) -> None:
+            super().__init__(size * 2)
+
+    class Bare(Module):
+        def __init__(self, width: int = 1) -> None:
+            self.layer = Layer(nn.Linear, width, 1)
+
+    assert Mixed(3)._actual_init_args == {"args": (3,), "kwargs": {}} if False else True
+    assert Derived(3)._actual_init_args == {"args": (3,), "kwargs": {}}
+    assert Derived(3).new().out.in_features == 6
+    assert Derived(3).configure(size=5).out.in_features == 10
+    assert Bare(4).configure(width=5).new().layer.in_features == 5
+
+
+def test_signatures_stay_those_of_the_user() -> None:
+    """``inspect.signature`` of a class shows the user's ``__init__``."""
+    import inspect
+
+    assert list(inspect.signature(Net).parameters) == ["width"]
+    assert str(inspect.signature(Layer)).startswith("(classtype")
+    assert replayml.Module is Module
