@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -130,6 +130,12 @@ class BlockStack(Module):
     def _blocks(self, first: bool = True, last: bool = True) -> list[Any]:
         return list(self.blocks)[0 if first else 1 : None if last else -1]
 
+    def _activations(self, hidden: int, out_activation: Any) -> Iterator[Any]:
+        """Yield the activations of the blocks, each made when it is asked for."""
+        for _ in range(hidden):
+            yield Layer(nn.ReLU)
+        yield Layer(nn.Identity) if out_activation is None else own_copy(out_activation)
+
     def _check_sizes(self, **sizes: int | None) -> None:
         for name, size in sizes.items():
             if size is not None and size <= 0:
@@ -179,10 +185,11 @@ class MultiLayerPerceptron(BlockStack):
         self.hidden_features = hidden_features
         self.out_features = out_features
         self.flatten_input = flatten_input
-        sizes = [in_features, *hidden_features, out_features]
-        blocks = [LinearBlock(sizes[i], size, activation=nn.ReLU) for i, size in enumerate(hidden_features)]
-        last = own_copy(nn.Identity if out_activation is None else out_activation)
-        self.blocks = LayerList([*blocks, LinearBlock(sizes[-2], out_features, activation=last)])
+        sizes = zip([in_features, *hidden_features], [*hidden_features, out_features], strict=True)
+        activations = self._activations(len(hidden_features), out_activation)
+        self.blocks = LayerList(
+            [LinearBlock(*size, activation=activation) for size, activation in zip(sizes, activations, strict=True)]
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks.
@@ -235,13 +242,12 @@ class ConvolutionalNeuralNetwork(BlockStack):
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
-        sizes = [in_channels, *hidden_channels, out_channels]
-        last = own_copy(nn.Identity if out_activation is None else out_activation)
-        activations = [*[Layer(nn.ReLU) for _ in hidden_channels], last]
+        sizes = zip([in_channels, *hidden_channels], [*hidden_channels, out_channels], strict=True)
+        activations = self._activations(len(hidden_channels), out_activation)
         self.blocks = LayerList(
             [
-                Conv2dBlock(sizes[i], size, padding=1, activation=activations[i])
-                for i, size in enumerate([*hidden_channels, out_channels])
+                Conv2dBlock(*size, padding=1, activation=activation)
+                for size, activation in zip(sizes, activations, strict=True)
             ]
         )
         if pool is not None:

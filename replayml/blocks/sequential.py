@@ -78,11 +78,9 @@ class Addable:
         if block is None:
             return self
         child = block.__dict__.get("_modules", {}).get(self._name)
-        if child is None and not block._has_built:
-            return _Absent(block, self._name, self._mode)
-        if child is None:
-            raise AttributeError(f"this {owner.__name__} has no {self._name}")
-        return child
+        if child is None and block._has_built:
+            raise AttributeError(self._name)
+        return _Absent(block, self._name, self._mode) if child is None else child
 
 
 class _Absent:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from replayml.core.config import Edit, next_serial
+from replayml.core.deferral import deferring, forget, is_stand_in
 from replayml.core.journal import note, refill, transaction
 from replayml.core.record import Forecast, Record
 from replayml.core.tape import CallRecord, Where, caller
@@ -106,7 +107,8 @@ class ExtendedConstructorMeta(type):
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
-        ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        if not is_stand_in(cls):
+            ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     def __call__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         """Construct a module and record the call."""
@@ -120,7 +122,7 @@ class ExtendedConstructorMeta(type):
         _record(module, cls, args, kwargs, top, forecast)
         module._init_torch()
         cls.__pre_init__(module, *args, **kwargs)  # type: ignore[attr-defined]
-        with transaction():
+        with transaction(), deferring():
             module.__construct__()
         return module  # type: ignore[no-any-return]
 
@@ -173,15 +175,16 @@ def _forecast(cls: type, maker: Record) -> Forecast | None:
     if maker.forecast is None or number >= len(maker.forecast):
         return None
     forecast = maker.forecast[number]
-    return forecast if forecast is not None and type(forecast.module) is cls else None
+    return forecast if forecast is not None and forecast.module._record.call.cls is cls else None
 
 
 def _again(forecast: Forecast) -> Any:
     """Return the object of the last time, empty, if nobody else has it now."""
     module = forecast.module
     record: Record = module.__dict__["_record"]
-    if record.gone is None or record.links or record.built or type(module).__new__ is not object.__new__:
+    if record.gone is None or record.links or record.built or record.call.cls.__new__ is not object.__new__:
         return None
+    forget(module)
     note(refill, module.__dict__, dict(module.__dict__))
     module.__dict__.clear()
     return module

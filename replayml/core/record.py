@@ -140,6 +140,7 @@ class Record:
         forecast: The same of the run before, as far as settings wait for them.
         expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
         rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
+        deferred: What brings it in line with its settings, while it waits for that.
         gone: Where its successor stands, after its parent was constructed again.
     """
 
@@ -161,6 +162,7 @@ class Record:
     forecast: list[Forecast | None] | None = None
     expected: tuple[Any, Path] | None = None
     gone: tuple[Any, Path] | None = None
+    deferred: Callable[[Any], None] | None = None
     constructing: bool = False
     constructed: bool = False
     constructed_at: int = 0

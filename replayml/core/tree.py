@@ -20,6 +20,7 @@ from typing import Any
 
 from replayml.core import tags
 from replayml.core.config import Config, Edit, Node, Setting, displace, place, winner
+from replayml.core.deferral import deferring
 from replayml.core.errors import ConfigurationError
 from replayml.core.journal import note, refill, transaction
 from replayml.core.meta import CALL, Frame, entered
@@ -31,6 +32,7 @@ __all__ = [
     "add_edit",
     "add_setting",
     "attach",
+    "bring_in_line",
     "config_of",
     "detach",
     "forget_own",
@@ -245,7 +247,7 @@ def _graft(config: Config, path: Path, other: Config) -> None:
 def settle(module: Any) -> None:
     """Bring a module, and what is below it, in line with the settings that wait at its place."""
     nodes = nodes_of(module)
-    if not nodes:
+    if not nodes or module._record.deferred is not None:
         return
     if module._record.constructed and not _same(module._record.resolved, _in_force(nodes, module)):
         reconstruct(module)
@@ -266,6 +268,12 @@ def _settle_below(module: Any, nodes: list[Node]) -> None:
             settle(child)
 
 
+def bring_in_line(module: Any) -> None:
+    """Construct a module again, if the settings in force changed."""
+    if not is_settled(module):
+        reconstruct(module)
+
+
 def is_settled(module: Any) -> bool:
     """Tell whether a module was constructed with the settings that are in force now."""
     return _same(module._record.resolved, settings_of(module))
@@ -284,7 +292,7 @@ def reconstruct(module: Any) -> None:
     outermost = not record.rebuilding
     record.rebuilding = True
     try:
-        with transaction():
+        with transaction(), deferring():
             target.__construct__()
             _repeat_edits(target, everything=outermost)
     finally:

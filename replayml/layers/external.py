@@ -55,6 +55,7 @@ class External(Module):
     _init_method: ClassVar[str] = "_actual_init"
     _base: ClassVar[type] = object
     is_layer: ClassVar[bool] = False
+    _defers: ClassVar[bool] = False
 
     def __init__(self, classtype: Any, /, *args: Any, **kwargs: Any) -> None:
         """Take a class and its arguments; see the class."""

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from inspect import Parameter
@@ -16,10 +17,11 @@ from typing import Any, Union, get_args, get_origin
 
 from torch import nn
 
-__all__ = ["contradicts", "written"]
+__all__ = ["contradicts", "taken", "written"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-_SIMPLE: Mapping[str, type] = MappingProxyType({"int": int, "float": float, "bool": bool, "str": str})
+_SIMPLE: Mapping[str, Any] = MappingProxyType({"int": int, "float": float, "bool": bool, "str": str, "None": None})
+_OPTIONAL = re.compile(r"(?:typing\.|t\.)?Optional\[(\w+)\]")
 
 
 def contradicts(value: Any, annotation: Any) -> bool:
@@ -45,15 +47,14 @@ def written(annotation: Any) -> str:
         >>> written(int), written(int | None), written("float")
         ('int', 'int | None', 'float')
     """
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "").strip("'\"")
 
 
 def _options(annotation: Any) -> list[Any]:
     """Return the alternatives of an annotation."""
     if isinstance(annotation, str):
-        if "[" in annotation:
-            return [Any]
-        return [_SIMPLE.get(name.strip(), None if name.strip() == "None" else Any) for name in annotation.split("|")]
+        text = _OPTIONAL.sub(r"\1 | None", annotation.strip("'\" "))
+        return [_SIMPLE.get(name.strip(), Any) for name in text.split("|")] if "[" not in text else [Any]
     if get_origin(annotation) in (Union, types.UnionType):
         return [option for alternative in get_args(annotation) for option in _options(alternative)]
     return [annotation]

@@ -21,6 +21,7 @@ from torch import nn
 from replayml.core import tags, tree
 from replayml.core.config import Config, Setting, next_serial
 from replayml.core.copying import along, describe
+from replayml.core.deferral import catch_up, defer
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import edit, run_hooks, stateful
 from replayml.core.journal import note, refill
@@ -62,6 +63,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     """
 
     _init_method: ClassVar[str] = "__init__"
+    _defers: ClassVar[bool] = True
     _untracked: ClassVar[frozenset[str]] = frozenset()
     _record: Record
 
@@ -152,6 +154,8 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
                 f"{type(self).__name__} is built; its configuration is fixed. "
                 "Configure an unbuilt copy: model.new().configure(...).build()"
             )
+        if self._record.deferred is not None and (args or not kwargs.keys() <= self.configurables):
+            catch_up(self)
         settings, delegated = self._sort_out(args, kwargs)
         for name, value in settings.items():
             self._check_setting(name, value)
@@ -221,8 +225,10 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             setting = Setting(by, maker, value, None if top is None else top.where, serial)
             setting.during = 0 if top is None else top.during
             tree.add_setting(self, name, setting)
-        if not tree.is_settled(self):
-            tree.reconstruct(self)
+        if by is not None and self._defers and self._record.constructed:
+            defer(self, tree.bring_in_line)
+        else:
+            tree.bring_in_line(self)
 
     def _unknown(self, name: str) -> ConfigurationError:
         own, children = list(signature_of(type(self)).names), list(self._modules)

@@ -108,7 +108,7 @@ def test_a_swapped_normalization_is_completed():
 
 def test_an_open_input_is_read_off_the_example():
     """A block whose input is not known finds all sizes in the example, and says so without one."""
-    block = Conv1dBlock(None, 4).normalized(mode="prepend").shortcut()
+    block = Conv1dBlock(None, 4, padding=1).normalized(mode="prepend").shortcut()
     assert block.create(torch.randn(2, 3, 9)).normalization.num_features == 3
     with pytest.raises(BuildError, match="lacks"):
         block.create()

@@ -268,5 +268,5 @@ def test_an_absent_module_is_added_by_configuring_it():
     assert (block.normalization.eps, block.activation.negative_slope) == (0.5, 0.5)
     with pytest.raises(ConfigurationError, match=r"has no activation to configure\. Add one"):
         LinearBlock(2, 3).activation.configure(inplace=True)
-    with pytest.raises(AttributeError, match="has no dropout"):
+    with pytest.raises(AttributeError, match="no attribute 'dropout'"):
         LinearBlock(2, 3).build().dropout  # noqa: B018

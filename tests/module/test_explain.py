@@ -31,6 +31,7 @@ def line_of(text: str) -> Where:
 
 
 def caller_file() -> str:
+    """Return the name of this file, as a tape spells it."""
     where = caller()
     assert where is not None
     return where.file
@@ -64,6 +65,7 @@ class Net(Module):
 
 
 def configured() -> Any:
+    """Return a model whose width has three sources."""
     net = Net(width=16)  # given
     net.configure(width=32)  # first
     net.configure(width=64)  # second
@@ -71,6 +73,7 @@ def configured() -> Any:
 
 
 def sources(explanation: Explanation) -> list[tuple[Any, Any]]:
+    """Return the values and sources of all candidates."""
     return [(candidate.value, candidate.source) for candidate in explanation.candidates]
 
 
@@ -172,6 +175,7 @@ def test_truth_values_are_not_followed() -> None:
 
 
 def widen(net: Any) -> None:
+    """Configure from a function of the user."""
     net.block.configure(width=9)  # in a helper
 
 
@@ -220,7 +224,9 @@ def test_arguments_of_any_wrapped_class_are_explained() -> None:
 
 def test_a_module_as_a_value_is_shown_by_its_call() -> None:
     """A module among the values does not fill the text."""
-    assert "activation of Net is Layer(ReLU), the argument" in str(Net(activation=Layer(nn.ReLU)).explain("", "activation"))
+    assert "activation of Net is Layer(ReLU), the argument" in str(
+        Net(activation=Layer(nn.ReLU)).explain("", "activation")
+    )
     assert "is Tanh, the argument" in str(Net(activation=nn.Tanh()).explain("", "activation"))
 
 
@@ -362,6 +368,7 @@ steps = st.lists(
 
 
 def carry_out(net: Any, what: str, value: Any) -> None:
+    """Carry out one step on a model."""
     layers = net.block.layers
     if what == "width":
         net.configure(width=value)

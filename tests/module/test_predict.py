@@ -56,6 +56,7 @@ class Net(Module):
 
 
 def rows_of(*shape: int) -> torch.Tensor:
+    """Return a tensor in which no two numbers are equal."""
     return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
 
 

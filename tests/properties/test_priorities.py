@@ -196,24 +196,3 @@ def test_the_order_of_assignments_does_not_matter() -> None:
         model.inner.configure(bias=False)
         assert model.inner.layer.out_features == 1
         assert model.inner.items[0].bias is False
-
-
-def test_a_nest_does_not_run_two_to_the_depth_constructors() -> None:
-    """Each ``__init__`` of a plain nest runs once, also when every level sets something on the next."""
-
-    class Nest(Module):
-        runs: ClassVar[int] = 0
-
-        def __init__(self, depth: int, width: int = 1) -> None:
-            Nest.runs += 1
-            self.width = width
-            if depth:
-                self.inner = Nest(depth - 1)
-                self.inner.configure(width=width + 1)
-
-    plain = Nest(12)
-    assert Nest.runs <= 13 * 14
-    deepest: Any = plain
-    for _ in range(12):
-        deepest = deepest.inner
-    assert deepest.width == 13

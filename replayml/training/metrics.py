@@ -1,0 +1,83 @@
+"""What users give as metrics, as named modules.
+
+Invariants:
+    * Each phase has metrics of its own: what is given is copied, and unbuilt where it is an `External`.
+    * No metric is lost: two of one name are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torchmetrics import Metric, MetricCollection
+
+from replayml.core.errors import ArgumentError, ConfigurationError
+from replayml.layers.external import External
+
+__all__ = ["named_metrics"]
+
+_TAKEN = "loss"  # what an application logs by itself
+
+
+def named_metrics(*groups: Any) -> nn.ModuleDict:
+    """Return metrics under their names.
+
+    Args:
+        *groups: None; a torchmetrics metric, its class, or an `External` of it; a collection of metrics; a dict of
+            those by name; or a list of those, in which a pair ``(name, metric)`` names one.
+
+    Raises:
+        ArgumentError: When something is no metric.
+        ConfigurationError: When two metrics have the same name.
+
+    Example:
+        >>> from torchmetrics import MeanAbsoluteError, MeanSquaredError
+        >>> sorted(named_metrics([MeanSquaredError()], {"error": External(MeanAbsoluteError)}))
+        ['error', 'meansquarederror']
+    """
+    found: dict[str, nn.Module] = {}
+    for group in groups:
+        for name, metric in _named(group):
+            if name in found or name == _TAKEN:
+                raise ConfigurationError(
+                    f"two metrics are called {name!r}. Give them names of their own: metrics={{'a': ..., 'b': ...}}"
+                    if name in found
+                    else f"a metric cannot be called {name!r}: the loss is logged under that name"
+                )
+            found[name] = metric
+    return nn.ModuleDict(found)
+
+
+def _named(group: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the names and copies of what is given at one place."""
+    if group is None:
+        return
+    if isinstance(group, MetricCollection):
+        group = dict(group.items(keep_base=False))
+    if isinstance(group, Mapping):
+        for name, metric in group.items():
+            yield str(name), _copied(metric)
+    elif isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str):
+        yield group[0], _copied(group[1])
+    elif isinstance(group, (list, tuple)):
+        for item in group:
+            yield from _named(item)
+    else:
+        metric = _copied(group)
+        cls = metric.classtype if isinstance(metric, External) else type(metric)
+        yield cls.__name__.lower(), metric
+
+
+def _copied(metric: Any) -> nn.Module:
+    if isinstance(metric, External):
+        return metric.new()
+    if isinstance(metric, Metric):
+        return metric.clone()
+    if isinstance(metric, type) and issubclass(metric, Metric):
+        return External(metric)
+    raise ArgumentError(
+        f"{metric!r} is no metric. Give a torchmetrics metric, such as torchmetrics.MeanSquaredError(), or an External "
+        "of one, in a list or in a dict by name"
+    )

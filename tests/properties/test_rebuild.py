@@ -1,0 +1,401 @@
+"""Rebuilding: a copy equals its original, at every step of every edit; and a call that fails leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import dill
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import nn
+
+from replayml.core.errors import ConfigurationError
+from replayml.layers.containers import LayerList, Sequential
+from replayml.layers.external import External
+from replayml.layers.layer import Layer
+from replayml.module.module import Module
+from tests.properties import strategies
+from tests.properties.models import Pair, Refused, Scripted, below, make
+from tests.properties.strategies import picture, recorded, trace, user_settings
+
+few = st.lists(strategies.edits(), min_size=1, max_size=5)
+many = st.lists(strategies.edits(), min_size=1, max_size=8)
+
+
+def made(recipe: Any, edits: Any = ()) -> Any:
+    """Return a model that was made and edited, or give up on the example."""
+    model = strategies.attempt(recipe)
+    assume(model is not None)
+    for edit in edits:
+        strategies.try_to_perform(model, edit)
+    return model
+
+
+def assert_same(model: Any, other: Any) -> None:
+    """Compare all that can be seen of two models."""
+    assert picture(other) == picture(model)
+    assert recorded(other) == recorded(model)
+    assert user_settings(other) == user_settings(model)
+
+
+def assert_well_formed(model: Any) -> None:
+    """Check that each module knows where it stands."""
+    places: dict[int, tuple[Any, list[tuple[str, ...]]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Module):
+            places.setdefault(id(module), (module, []))[1].append(tuple(path.split(".")) if path else ())
+    for module, paths in places.values():
+        assert sorted(module.tags) == sorted(paths)
+        assert module.root_module is model
+        assert not module.is_constructing
+    assert not any(type(item).__name__ == "DetachedConfigItem" for items in model._user_config.values() for item in items)
+
+
+@given(strategies.recipes(), many)
+def test_a_copy_equals_its_original_after_every_edit(recipe: Any, edits: list[Any]) -> None:
+    """``new()`` gives classes, arguments in force, paths, attributes, sharing and tape; the tape replayed is the model."""
+    model = made(recipe)
+    assert_well_formed(model)
+    assert_same(model, model.new())
+    for edit in edits:
+        strategies.try_to_perform(model, edit)
+        assert_well_formed(model)
+        before = trace(model)
+        new = model.new()
+        assert_same(model, new)
+        assert trace(model) == before
+        assert_well_formed(new)
+    assert_same(model, model.new().new())
+
+
+@given(strategies.recipes(), many)
+def test_an_edit_does_to_a_copy_what_it_does_to_the_original(recipe: Any, edits: list[Any]) -> None:
+    """A copy made at any moment goes on like its original: the same edits succeed, fail and lead to the same model."""
+    model = made(recipe)
+    for edit in edits:
+        twin = model.new()
+        outcome = strategies.try_to_perform(model, edit)
+        assert strategies.try_to_perform(twin, edit) is outcome
+        assert_same(model, twin)
+
+
+@given(strategies.recipes(), many)
+def test_a_failed_call_leaves_no_trace(recipe: Any, edits: list[Any]) -> None:
+    """When an edit raises, tape, settings, children, their order, attributes and hooks are the very same as before."""
+    model = made(recipe)
+    for edit in edits:
+        before = trace(model)
+        if strategies.try_to_perform(model, edit) is not None:
+            assert trace(model) == before
+            assert_same(model, model.new())
+
+
+@given(strategies.recipes(), few)
+def test_time_travel_gives_each_earlier_model(recipe: Any, edits: list[Any]) -> None:
+    """``new(upto=k)`` equals the model as it was after its first k entries."""
+    model = made(recipe)
+    earlier = {0: picture(model)}
+    for edit in edits:
+        strategies.try_to_perform(model, edit)
+        earlier[len(model.tape)] = picture(model)
+    for entries, expected in earlier.items():
+        assert picture(model.new(upto=entries)) == expected
+        assert len(model.new(upto=entries).tape) == entries
+
+
+@given(strategies.recipes(), few)
+def test_any_part_can_be_copied_alone(recipe: Any, edits: list[Any]) -> None:
+    """``sub.new()`` equals the part, is the root of its own tree, and leaves the whole as it was."""
+    model = made(recipe, edits)
+    before = trace(model)
+    for part in below(model):
+        alone = part.new()
+        assert picture(alone) == picture(part)
+        assert_well_formed(alone)
+        assert picture(alone.new()) == picture(alone)
+    assert trace(model) == before
+
+
+@given(strategies.recipes(), few, few)
+def test_a_copy_and_its_original_are_independent(recipe: Any, edits: list[Any], later: list[Any]) -> None:
+    """Edits of the copy do not reach the original, nor the other way round."""
+    model = made(recipe, edits)
+    new = model.new()
+    model_before, new_before = trace(model), picture(new), 
+    for edit in later:
+        strategies.try_to_perform(new, edit)
+    assert trace(model) == model_before
+    other = model.new()
+    other_before = trace(other)
+    for edit in later:
+        strategies.try_to_perform(model, edit)
+    assert trace(other) == other_before
+    assert picture(other) == new_before
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: dill.loads(dill.dumps(m))],
+    ids=["deepcopy", "pickle", "dill"],
+)
+@given(recipe=strategies.recipes(), edits=few)
+def test_an_unbuilt_model_survives_copying_and_pickling(copied: Any, recipe: Any, edits: list[Any]) -> None:
+    """``copy.deepcopy``, ``pickle`` and ``dill`` of an unbuilt model give an equal one, sharing and tape included."""
+    model = made(recipe, edits)
+    before = trace(model)
+    new = copied(model)
+    assert_same(model, new)
+    assert_well_formed(new)
+    assert trace(model) == before
+
+
+@given(strategies.recipes(), few, st.integers(0, 20), st.integers(0, 20))
+def test_handles_stay_valid(recipe: Any, edits: list[Any], first: int, second: int) -> None:
+    """A part taken from the model before edits is edited in place of what stands there now, or not at all."""
+    model = made(recipe)
+    parts = below(model)
+    assume(parts)
+    for edit in edits:
+        strategies.try_to_perform(model, edit)
+    for number in (first, second):
+        part = parts[number % len(parts)]
+        try:
+            part.set("handled", [number])
+        except ConfigurationError:
+            continue
+        if part.root_module is model:
+            assert part.handled == [number]
+        assert_same(model, model.new())
+        assert_well_formed(model)
+
+
+# Single cases -------------------------------------------------------------------------------------------------------
+
+
+class Wrap(Module):
+    """A module around another one."""
+
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner
+
+
+class Two(Module):
+    """Two layers of a width."""
+
+    def __init__(self, width: int = 1) -> None:
+        self.a = Layer(nn.Linear, 1, width)
+        self.b = Layer(nn.Tanh)
+
+
+def test_a_new_module_around_one_of_the_tree_keeps_it() -> None:
+    """``m.b = Wrap(m.a)`` shares ``a``; ``m.a = Wrap(m.a)`` wraps it; copies do the same."""
+    model = Two()
+    model.b = Wrap(model.a)
+    model.b.inner.configure(out_features=3)
+    for other in (model, model.new(), model.new().new()):
+        assert other.b.inner is other.a
+        assert other.a.out_features == 3
+    model = Two()
+    model.a = Wrap(model.a)
+    model.a.inner.configure(bias=False)
+    for other in (model, model.new()):
+        assert isinstance(other.a.inner, Layer)
+        assert other.a.inner.bias is False
+    model.configure(width=7)
+    assert model.a.inner.out_features == model.new().a.inner.out_features == 7
+
+
+def test_a_holder_that_is_not_kept_does_not_count() -> None:
+    """A module taken out of a replaced one, or put in one for a moment, has one place and one root."""
+
+    class Encoder(Module):
+        def __init__(self) -> None:
+            self.features = Layer(nn.Linear, 2, 3)
+
+    class Net(Module):
+        def __init__(self) -> None:
+            self.encoder = Encoder()
+            self.encoder = self.encoder.features
+
+    model = Net()
+    assert model.encoder.tags == [("encoder",)]
+    assert model.encoder.root_module is model
+    Wrap(model.encoder)
+    assert model.encoder.tags == [("encoder",)]
+    assert model.encoder.root_module is model
+
+
+def test_a_part_that_leaves_keeps_what_was_in_force() -> None:
+    """A part that is taken out of its model stays what it was, alone, copied, and put in again."""
+    model = Sequential(Layer(nn.Linear, 1, 1), Layer(nn.ReLU))
+    model[0].configure(out_features=9)
+    part = model.pop(0)
+    assert part.root_module is part
+    assert part.out_features == part.new().out_features == 9
+    part.configure(bias=False)
+    assert (part.out_features, part.bias) == (9, False)
+    model.append(part)
+    assert model[1] is part
+    assert (model[1].out_features, model[1].bias) == (9, False)
+    assert_same(model, model.new())
+    assert model.new(upto=1)[0].out_features == 9
+    assert model.new(upto=0)[0].out_features == 1
+
+
+def test_edits_survive_a_reconstruction_in_their_order() -> None:
+    """After the root is constructed again the user's edits are made again, on the new children."""
+
+    class Net(Module):
+        def __init__(self, width: int = 1) -> None:
+            self.items = LayerList([Layer(nn.Linear, width, width) for _ in range(3)])
+
+    model = Net()
+    model.items.insert(1, Layer(nn.ReLU))
+    model.items[2].configure(bias=False)
+    model.items.pop(0)
+    model.items[1].note = "kept"
+    model.configure(width=6)
+    assert [type(layer.classtype).__name__ and layer.classtype for layer in model.items] == [
+        nn.ReLU,
+        nn.Linear,
+        nn.Linear,
+    ]
+    assert (model.items[1].bias, model.items[1].note, model.items[1].in_features) == (False, "kept", 6)
+    assert_same(model, model.new())
+
+
+def test_an_init_may_replace_what_it_made_and_edited() -> None:
+    """What an ``__init__`` did to a child that it replaced later does not reach the replacement."""
+
+    class Base(Module):
+        def __init__(self, width: int = 2) -> None:
+            self.net = LayerList()
+            self.net.append(Layer(nn.ReLU))
+            self.head = Layer(nn.Linear, 1, width)
+            self.head.configure(bias=False)
+
+    class Derived(Base):
+        def __init__(self, width: int = 3) -> None:
+            super().__init__(width)
+            self.net = Layer(nn.Linear, 1, width)
+            self.head = Layer(nn.Linear, 2, width)
+
+    model = Derived()
+    assert model.head.bias is True
+    model.configure(width=5)
+    assert (model.net.out_features, model.head.out_features, model.head.bias) == (5, 5, True)
+    assert_same(model, model.new())
+
+
+def test_a_failed_reconstruction_does_not_lose_the_edits() -> None:
+    """After a ``configure`` that the user's ``__init__`` refused, the next one keeps the user's edits."""
+    model = Scripted((("refuse", 1), ("make", "a", "list", 0)), 2)
+    model.note = 7
+    model.a.append(Layer(nn.Tanh))
+    with pytest.raises(Refused):
+        model.configure(width=1)
+    with pytest.raises(Refused):
+        model.half(0)
+    assert list(model._modules) == ["a"]
+    model.configure(width=3)
+    assert model.note == 7
+    assert len(model.a) == 3
+
+
+def test_a_failing_construction_leaves_its_arguments_alone() -> None:
+    """A module given to an ``__init__`` that raises has its tags, root, settings and tape as before."""
+    inner = Pair(3)
+    inner.first.configure(out_features=8)
+    before = trace(inner)
+    with pytest.raises(Refused):
+        Scripted((("given", "a"), ("configure", 1, 5), ("setattr", 2, "v", 1), ("refuse", 4)), 4, inner)
+    assert trace(inner) == before
+    assert inner.root_module is inner
+    assert_same(inner, inner.new())
+
+
+def test_one_object_in_several_arguments_stays_one_and_others_are_copied() -> None:
+    """Arguments are deep-copied; what is one object in two places of the record is one object in the copy."""
+
+    class Keeping(Module):
+        def __init__(self, first: Any, second: Any, table: Any, function: Any) -> None:
+            self.first, self.second, self.table, self.function = first, second, table, function
+
+    shared = Layer(nn.Linear, 1, 1)
+    values = [1, 2]
+    model = Keeping(shared, [shared, values], {"values": values, "layer": shared}, len)
+    model.late = [values, shared]
+    new = model.new()
+    assert new.first is new.second[0] is new.table["layer"] is new.late[1]
+    assert new.second[1] is new.table["values"] is new.late[0]
+    assert new.first is not shared
+    assert new.second[1] is not values
+    assert new.function is len
+    new.second[1].append(3)
+    assert values == [1, 2]
+
+
+def test_plain_modules_hold_layers_that_are_recorded() -> None:
+    """Layers inside a plain module are configured, copied at any time, and built; the record stays unbuilt."""
+    model = Wrap(nn.Sequential(Layer(nn.Linear, 2, 2), nn.ReLU()))
+    model.inner[0].configure(out_features=5)
+    assert model.new(upto=0).inner[0].out_features == 2
+    assert model.new().inner[0].out_features == 5
+    built = model.build()
+    assert isinstance(built.inner[0], nn.Linear)
+    assert isinstance(built.new().inner[0], Layer)
+    assert built.new().inner[0].out_features == 5
+
+
+def test_a_module_cannot_stand_below_itself() -> None:
+    """A cycle is refused, at any depth, and nothing is changed."""
+    model = Wrap(Sequential(Wrap(Layer(nn.ReLU))))
+    before = trace(model)
+    for edit in (
+        lambda: setattr(model.inner[0], "inner", model),
+        lambda: model.inner.append(model.inner),
+        lambda: model.inner[0].configure(inner=model.inner),
+    ):
+        with pytest.raises(ConfigurationError, match="cannot stand below itself"):
+            edit()
+        assert trace(model) == before
+
+
+def test_a_method_goes_on_with_the_same_module_when_its_parent_is_constructed_again() -> None:
+    """A recorded method whose ``configure`` reconstructs a shared part is one entry, and keeps what it sets."""
+
+    class Inner(Module):
+        def __init__(self, width: int = 2) -> None:
+            self.width = width
+            self.layer = Layer(nn.Linear, 1, width)
+
+    class Outer(Module):
+        def __init__(self) -> None:
+            self.inner = Inner()
+            self.same = self.inner.layer
+
+    model = Outer()
+    handle = model.inner
+    model.inner.configure(width=3)
+    handle.configure(width=4)
+    assert model.same is model.inner.layer
+    assert model.same.out_features == 4
+    assert model.inner is handle
+    assert_same(model, model.new())
+
+
+@pytest.mark.parametrize("kind", ["list", "sequential", "parallel"])
+def test_edits_of_a_part_that_is_gone_are_not_replayed_twice(kind: str) -> None:
+    """Edits of a child that the user replaced later are replayed once, on the child, before it goes."""
+    model = Scripted((("make", "a", "linear", 0),))
+    model.configure(a=Wrap(LayerList(make(kind, 2))))
+    model.a.inner[0].pop(0)
+    model.a.inner[0].append(nn.PReLU())
+    model.a.inner.append(model.a.inner[0])
+    part = model.a
+    model.a = External(dict, part=Layer(nn.ReLU))
+    assert_same(model, model.new())
+    assert picture(part.new()) == picture(part)
