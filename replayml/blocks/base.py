@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -19,9 +20,13 @@ from torch import nn
 from replayml.blocks.merge import Add, MergeOp
 from replayml.blocks.sequential import Addable, SequentialBlock, as_module
 from replayml.blocks.sizes import open_sizes, size_after, sizes_along
+from replayml.core.copying import describe
 from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import before_build, edit
-from replayml.core.meta import not_top_level
+from replayml.core.meta import not_top_level, scope
+from replayml.core.replay import realize
+from replayml.core.signatures import bind, call_arguments
+from replayml.core.tape import CallRecord, TapeEntry
 from replayml.core.tree import settings_of
 from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
@@ -200,10 +205,25 @@ class BaseBlock(SequentialBlock):
                 f"{type(self).__name__}.__init__ cannot make copies of the block that it is making. "
                 "Call multi() on the finished block, or hold the block as a child"
             )
-        return self.nest([self.new() for _ in range(n)])
+        template = self._as_template()
+        copies: list[Self] = [realize(template) for _ in range(n)]
+        top = scope()
+        for made in copies:
+            made._record.maker = None if top is None else top.by
+        return self.nest(Sequential(copies))
+
+    def _as_template(self) -> CallRecord:
+        """Return this block as data, its arguments given as they are in force instead of configured."""
+        call = describe(self)
+        cls = type(self)
+        named, surplus = bind(cls, call.args, call.kwargs)
+        shared = [name for name in self._arguments if name in self.configurables]
+        args, kwargs = call_arguments(cls, {**named, **{name: self.__dict__[name] for name in shared}}, surplus)
+        tape = [_without(entry, shared) for entry in call.tape]
+        return CallRecord(cls, args, kwargs, [entry for entry in tape if entry is not None], call.where)
 
     @edit
-    def nest(self, blocks: Sequence[Any]) -> Self:
+    def nest(self, blocks: Sequential[Any]) -> Self:
         """Run other blocks instead of what this one holds; see `multi`.
 
         Args:
@@ -211,11 +231,12 @@ class BaseBlock(SequentialBlock):
         """
         for name in list(self._modules):
             self.remove(name)
+        self._put("blocks", blocks, "append", None)
         size = self.__dict__.get(self._size_in)
-        for index, inner in enumerate(blocks):
+        for index, inner in enumerate(list[Any](blocks)):
             inner.configure(**self._passed_on(inner, index, size))
             size = size_after(inner, size)
-        return self._put("blocks", Sequential(blocks), "append", None)
+        return self
 
     def keep_shape(self) -> Self:
         """Let the layer keep the shape of its input, apart from the size; a convolution is padded."""
@@ -256,3 +277,13 @@ class BaseBlock(SequentialBlock):
         """Tell whether it was this block that set an argument of a child."""
         setting = settings_of(child).get(name)
         return setting is not None and setting.by is self
+
+
+def _without(entry: TapeEntry, names: Sequence[str]) -> TapeEntry | None:
+    """Return an entry without what it configures under some names, or None if nothing is left."""
+    if entry.tags or entry.method != "configure":
+        return entry
+    if entry.args:
+        return None if entry.args[0] in names else entry
+    kwargs = {name: value for name, value in entry.kwargs.items() if name not in names}
+    return replace(entry, kwargs=kwargs) if kwargs else None

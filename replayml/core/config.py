@@ -70,24 +70,26 @@ class Setting:
         by: The module under construction when it was set; None for the user.
         maker: Who makes it again: a module (in its ``__init__``), an `Edit`, or None for nobody.
         serial: Its place in the order in which things were set.
+        told: The tags of the module when it was set.
         carried: True when it came into the hierarchy with its module.
         during: The serial of the user's call in the course of which it was set.
     """
 
-    __slots__ = ("by", "carried", "during", "maker", "serial", "value", "where")
+    __slots__ = ("by", "carried", "during", "maker", "serial", "told", "value", "where")
 
-    def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int) -> None:
+    def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int, told: Path) -> None:
         self.by = by
         self.maker = maker
         self.value = value
         self.where = where
         self.serial = serial
+        self.told = told
         self.carried = False
         self.during = 0
 
     def copy(self) -> Setting:
         """Return the same setting for the larger hierarchy that its module came into."""
-        new = Setting(self.by, self.maker, self.value, self.where, self.serial)
+        new = Setting(self.by, self.maker, self.value, self.where, self.serial, self.told)
         new.during = self.during
         new.carried = True
         return new

@@ -141,10 +141,10 @@ def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
     found: list[tuple[tuple[int, int], TapeEntry]] = []
     calls = _calls_from_above(module, roots)
     for below, at, node in _below(module, roots):
-        names = tags.visible(module, at)
         for name, setting in settings_of(below).items() if below is not None else _latest(node):
             if _from_above(setting, module) and setting.serial not in own and setting.during not in calls:
-                entry = TapeEntry(names, "configure", (name, capture(setting.value)), {}, setting.where)
+                told = _told(module, at, setting.told)
+                entry = TapeEntry(told, "configure", (name, capture(setting.value)), {}, setting.where)
                 found.append((_order(setting), entry))
         for edit in node.edits:
             if _from_above(edit, module) and edit.serial not in own and edit.during not in calls:
@@ -153,6 +153,12 @@ def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
     return CallRecord(call.cls, call.args, call.kwargs, call.tape + entries, call.where)
+
+
+def _told(module: Any, at: Path, told: Path) -> Path:
+    """Return the tags below a module of something that stood at ``told`` when it was set, and has the slots ``at``."""
+    cut = len(told) - len(at)
+    return told[cut:] if cut >= 0 else (*tags.visible(module, at)[:-cut], *told)
 
 
 class _Relocation:

@@ -127,7 +127,11 @@ def run_hooks(module: Any, phase: str, target: Any = None) -> None:
         target: The object to run them on, if it is not the module.
     """
     hooks = module._record.hooks
-    for call in () if hooks is None else hooks.pop(phase, ()):
+    if hooks is None or phase not in hooks:
+        return
+    calls = hooks.pop(phase)
+    note(hooks.__setitem__, phase, calls)
+    for call in calls:
         call(module if target is None else target)
 
 
@@ -183,7 +187,7 @@ def _recorded(function: F, kind: str) -> F:
     ) -> Any:
         by = None if top is None else top.by
         nested = top is not None and top.kind is CALL
-        where = top.where if top is not None and top.kind is REPLAY else caller()
+        where = top.where if top is not None and top.kind in (REPLAY, CALL) else caller()
         roots = tags.roots(self)
         outside = top is not None and all(root is not tags.root(top.module) for root in roots if top.kind is not REPLAY)
         on_tape = (by is None and not nested) or outside

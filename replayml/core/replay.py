@@ -21,7 +21,7 @@ from replayml.core.meta import ATOMS, REPLAY, Frame, entered
 from replayml.core.references import walk
 from replayml.core.tape import CallRecord, TapeEntry, TreeRef
 
-__all__ = ["arguments_again", "is_recorded", "realize"]
+__all__ = ["Replayer", "arguments_again", "is_recorded", "realize"]
 
 
 def is_recorded(function: object) -> bool:
@@ -40,7 +40,7 @@ def realize(record: CallRecord, memo: dict[int, Any] | None = None, upto: int | 
     Raises:
         ReplayError: When an entry cannot be replayed.
     """
-    return _Replayer({} if memo is None else memo).realize(record, None, upto)
+    return Replayer({} if memo is None else memo).realize(record, None, upto)
 
 
 def arguments_again(value: Any, root: Any) -> Any:
@@ -53,10 +53,10 @@ def arguments_again(value: Any, root: Any) -> Any:
         value: The arguments, as `replayml.core.references.refer` left them.
         root: The root of the tree.
     """
-    return _Replayer({}, again=True).value(value, root, root, by_slots=True)
+    return Replayer({}, again=True).value(value, root, root, by_slots=True)
 
 
-class _Replayer:
+class Replayer:
     """Makes modules from records.
 
     Args:
@@ -78,14 +78,15 @@ class _Replayer:
             module = record.cls(*args, **kwargs)
         self._remember(record, module)
         for number, entry in enumerate(record.tape if upto is None else record.tape[:upto]):
-            self._replay(module, number, entry, outer)
+            self.replay(module, number, entry, outer)
         return module
 
     def _remember(self, original: Any, new: Any) -> None:
         self._memo[id(original)] = new
         self._memo.setdefault(id(self._memo), []).append(original)
 
-    def _replay(self, module: Any, number: int, entry: TapeEntry, outer: Any) -> None:
+    def replay(self, module: Any, number: int, entry: TapeEntry, outer: Any) -> None:
+        """Make one call of a tape on a module."""
         target = walk(module, entry.tags)
         place = ".".join(entry.tags)
         if target is None:

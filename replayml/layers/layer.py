@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from replayml.core import tags
 from replayml.core.errors import NotBuiltError
 from replayml.core.journal import note
+from replayml.core.signatures import signature_of
 from replayml.layers.external import External
 from replayml.layers.shapes import check, infer, inferable, torch_shapes
 from replayml.module.building import current, describe_place
-from replayml.module.wiring import read
+from replayml.module.mapping import read
 
 __all__ = ["Layer"]
 
@@ -70,8 +70,7 @@ class Layer(External):
         if sizes:
             note(setattr, self._record, "inferred", self._record.inferred)
             self._take_sizes(sizes)
-            for path_ in tags.shown_all(self):
-                builder.sizes[path_] = sizes
+            builder.note_sizes(self, sizes)
         built = builder.object_for(self).eval()
         try:
             return built.forward(*args, **kwargs)
@@ -130,5 +129,10 @@ class Layer(External):
         return register
 
     def _left_open(self, named: Mapping[str, Any]) -> list[str]:
-        unset = [name for name in inferable(self.classtype) if name in named and named[name] is None]
+        parameters = signature_of(self.classtype).parameters
+        unset = [
+            name
+            for name in inferable(self.classtype)
+            if name in named and named[name] is None and (name not in parameters or parameters[name].default is not None)
+        ]
         return list(dict.fromkeys([*super()._left_open(named), *unset]))

@@ -66,6 +66,16 @@ class Optimizer(External):
             if params is None:
                 del record.kwargs["params"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The class that is fixed by this one need not be found again: dill does not find those of torch.optim.
+        state = dict(self.__dict__)
+        if self._torch_class is not None and state.get("_classtype") is self._torch_class:
+            del state["_classtype"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"_classtype": self._torch_class, **state})
+
     # Configuring ----------------------------------------------------------------------------------------------
 
     def configure(self, *args: Any, **kwargs: Any) -> Self:

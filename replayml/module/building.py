@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from replayml.core import tags, tree
 from replayml.core.copying import describe
@@ -27,12 +28,13 @@ from replayml.core.errors import ArgumentError, BuildError
 from replayml.core.hooks import run_hooks
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered, quiet
-from replayml.core.record import Blueprint, HookCall
+from replayml.core.record import Blueprint, HookCall, Record
 from replayml.core.references import walk
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord, Path
+from replayml.module.mapping import MappedForward
 
-__all__ = ["Builder", "build", "current", "rebuild", "unbuilt_inside"]
+__all__ = ["Builder", "build", "current", "going_on", "rebuild", "run_example", "unbuilt_inside"]
 
 _current: ContextVar[Builder | None] = ContextVar("replayml_builder", default=None)
 
@@ -46,12 +48,15 @@ class Builder:
     """One build: what was made so far, and how to make the rest.
 
     Args:
+        module: The module that is built.
         device: Where to make the weights.
         dtype: The floating point type of the weights.
         seed: Where the generators of the layers start.
     """
 
-    def __init__(self, device: torch.device | str | None, dtype: torch.dtype | None, seed: int | None) -> None:
+    def __init__(
+        self, module: Any, device: torch.device | str | None, dtype: torch.dtype | None, seed: int | None
+    ) -> None:
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise ArgumentError(f"build(dtype=...) takes a torch.dtype, such as torch.float32, not {dtype!r}")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
@@ -65,6 +70,7 @@ class Builder:
         self.waiting: dict[str, list[HookCall]] = {}
         self.logs: dict[str, Any] = {}
         self.is_logging = False
+        self._prefix = tags.shown(module)
 
     # Making objects -------------------------------------------------------------------------------------------
 
@@ -106,6 +112,12 @@ class Builder:
             result = module._build_self(self)
             self.early[id(module)] = (module._record.constructed_at, result)
         return result
+
+    def note_sizes(self, module: Any, sizes: Mapping[str, Any]) -> None:
+        """Note what was read off the example input for a module."""
+        for path in tags.shown_all(module):
+            if path[: len(self._prefix)] == self._prefix:
+                self.sizes[path[len(self._prefix) :]] = dict(sizes)
 
     def _make_children(self, module: Any) -> None:
         children: dict[str, Any] = module._modules
@@ -174,13 +186,15 @@ def build(
     seed: int | None,
 ) -> Any:
     """Build a module in place: see `Module.build`."""
-    builder = Builder(device, dtype, seed)
+    builder = Builder(module, device, dtype, seed)
     call = describe(module)
-    with transaction(), _building(builder):
+    if _has_layers_in_plain_modules(module):
+        call = describe(realize(call))  # the build replaces them in the very modules that the record names
+    with transaction(), going_on(builder):
         if seed is not None and _owns_tensors(module):
             _construct_seeded(module, seed)
         if args or kwargs:
-            _infer(module, builder, args, kwargs)
+            run_example(module, builder, args, kwargs)
         result = builder.make(module)
         _put_in_place(module, result)
         if isinstance(result, nn.Module) and (device is not None or dtype is not None):
@@ -223,6 +237,15 @@ def rebuild(
     return module.build(device=device)
 
 
+def _has_layers_in_plain_modules(module: Any) -> bool:
+    return any(
+        len(slots) > 1
+        for below in module.modules()
+        if isinstance(below.__dict__.get("_record"), Record)
+        for slots in below._record.children
+    )
+
+
 def _put_in_place(module: Any, result: Any) -> None:
     """Put what a module became where the module stood, when a part of a tree is built by itself."""
     if result is module:
@@ -237,7 +260,8 @@ def _put_in_place(module: Any, result: Any) -> None:
 
 
 @contextmanager
-def _building(builder: Builder) -> Iterator[None]:
+def going_on(builder: Builder) -> Iterator[None]:
+    """Make a build the current one while the block runs."""
     token = _current.set(builder)
     try:
         yield
@@ -279,7 +303,7 @@ HOOKS = (
 )
 
 
-def _infer(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def run_example(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the example through the model: each layer makes its real object with the sizes that it sees."""
     args, kwargs = _moved(args, builder), _moved(kwargs, builder)
     modes = [(below, below.training) for below in module.modules()]
@@ -289,12 +313,16 @@ def _infer(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: dict[st
         with quiet(), torch.no_grad(), random:
             for below, _ in modes:
                 below.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
-                if "_computed" in below.__dict__ and not getattr(below, "is_layer", False):
-                    _probe(below)
+                if isinstance(getattr(below, "_record", None), Record) and not getattr(below, "is_layer", False):
+                    below._connect_maps(below)
+                    if "_computed" in below.__dict__:
+                        _probe(below)
             module(*args, **kwargs)
     finally:
         for attributes, kept in hooks:
             attributes.update(kept)
+            if isinstance(attributes.get("forward"), MappedForward):
+                del attributes["forward"]
         for below, mode in modes:
             below.__dict__["training"] = mode
     for below, mode in modes:
@@ -311,8 +339,7 @@ def _probe(module: Any) -> None:
         module._take_sizes(values)
         builder = current()
         if builder is not None:
-            for path in tags.shown_all(module):
-                builder.sizes[path] = values
+            builder.note_sizes(module, values)
 
     nn.Module.register_forward_pre_hook(module, compute, with_kwargs=True)
 
@@ -321,8 +348,11 @@ def _moved(value: Any, builder: Builder) -> Any:
     """Return example inputs on the device of the build, floating point ones in its type."""
     if isinstance(value, torch.Tensor):
         return value.to(device=builder.device, dtype=builder.dtype if value.is_floating_point() else None)
+    if isinstance(value, PackedSequence):
+        return value.to(builder.device, builder.dtype if value.data.is_floating_point() else None)
     if isinstance(value, (tuple, list)):
-        return type(value)(_moved(item, builder) for item in value)
+        moved = [_moved(item, builder) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     if isinstance(value, dict):
         return {key: _moved(item, builder) for key, item in value.items()}
     return value

@@ -105,7 +105,7 @@ def check(model: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | No
     """
     with building.forked_rng():
         checker = _Checker(copy_on_meta(model))
-        with torch.device("meta"), torch.no_grad(), building._building(checker):
+        with torch.device("meta"), torch.no_grad(), building.going_on(checker):
             checker.top.to("meta")
             if args or kwargs:
                 checker.follow(on_meta(args), on_meta(dict(kwargs or {})))
@@ -133,7 +133,7 @@ class _Checker(building.Builder):
     """
 
     def __init__(self, top: Any) -> None:
-        super().__init__(None, None, None)
+        super().__init__(top, None, None, None)
         self.top = top
         names = [name for name, _ in top.named_modules(remove_duplicate=False)]
         self._order = {tuple(name.split(".")) if name else (): number for number, name in enumerate(names)}
@@ -174,7 +174,7 @@ class _Checker(building.Builder):
         self._watch(self.top)
         self._was_followed = True
         try:
-            building._infer(self.top, self, args, kwargs)
+            building.run_example(self.top, self, args, kwargs)
         except LostTrack:
             self._has_lost_track = True
 

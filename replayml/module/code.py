@@ -27,7 +27,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import ConfigurationError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.references import walk
-from replayml.core.replay import _Replayer
+from replayml.core.replay import Replayer
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw
@@ -91,7 +91,7 @@ class _Writer:
         self._statements: list[str] = []
         self._calls: dict[int, CallRecord] = {}
         self._variables: dict[int, str] = {}
-        self._replayer = _Replayer({})
+        self._replayer = Replayer({})
         self._places = Counter(id(thing) for thing in self._identities(record, set()))
         self._expressions = Expressions()
         self._name = self._expressions.imports.bind("model")
@@ -114,7 +114,7 @@ class _Writer:
         tree = _Tree(name, live)
         for number, entry in enumerate(record.tape):
             self._write_entry(tree, entry, outer or tree)
-            self._replayer._replay(live, number, entry, None if outer is None else outer.top)
+            self._replayer.replay(live, number, entry, None if outer is None else outer.top)
         return name
 
     def _write_entry(self, tree: _Tree, entry: TapeEntry, outer: _Tree) -> None:

@@ -26,7 +26,7 @@ from replayml.core.references import walk
 from replayml.core.signatures import bind, signature_of
 from replayml.core.tape import Path, Where
 
-__all__ = ["Candidate", "Explanation", "candidates", "explain", "factory_of", "settings_taken_by"]
+__all__ = ["Candidate", "Explanation", "candidates", "explain", "factory_of", "settings_taken_by", "shown"]
 
 CLASS = "classtype"
 

@@ -220,9 +220,10 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
                 "Give the value to super().__init__(), or configure a child"
             )
         maker = by if top is None or top.edit is None else top.edit
+        told = tags.shown(self)
         for name, value in settings.items():
             serial = top.edit.serial if top is not None and top.edit is not None else next_serial()
-            setting = Setting(by, maker, value, None if top is None else top.where, serial)
+            setting = Setting(by, maker, value, None if top is None else top.where, serial, told)
             setting.during = 0 if top is None else top.during
             tree.add_setting(self, name, setting)
         if by is not None and self._defers and self._record.constructed:

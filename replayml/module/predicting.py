@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from numbers import Number
@@ -19,7 +19,7 @@ from torch import nn
 
 from replayml.core.errors import ArgumentError, ConfigurationError, NotBuiltError
 
-__all__ = ["predict"]
+__all__ = ["predict", "predict_batches"]
 
 
 def predict(
@@ -57,23 +57,69 @@ def predict(
     """
     if batch_size < 1:
         raise ConfigurationError(f"predict takes batch_size >= 1, got {batch_size}")
+    values = [_prepared(value, f"input {number}") for number, value in enumerate(inputs)]
+    rows = _count(values)
+    parts = [(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)] or [(0, 0)]
+    joined = _run(module, ((values, *part) for part in parts), device, output_device)
+    return joined if rows else _without_rows(joined)
+
+
+def predict_batches(
+    module: nn.Module,
+    batches: Iterable[tuple[Any, ...]],
+    device: torch.device | str | None = None,
+    output_device: torch.device | str | None = None,
+) -> Any:
+    """Return the output of a built module for inputs that come in batches.
+
+    Args:
+        module: A module with weights; it runs in evaluation mode and without gradients.
+        batches: The inputs of each batch, in a tuple; each as `predict` takes it.
+        device: As for `predict`.
+        output_device: As for `predict`.
+
+    Returns:
+        What ``forward`` returns, for the rows of all batches in their order.
+
+    Raises:
+        ConfigurationError: When there is no batch.
+
+    Example:
+        >>> batches = [(torch.zeros(3, 4),), (torch.zeros(2, 4),)]
+        >>> predict_batches(nn.Linear(4, 2), batches).shape
+        torch.Size([5, 2])
+    """
+
+    def whole() -> Iterator[tuple[list[Any], int, int]]:
+        for inputs in batches:
+            values = [_prepared(value, f"input {number}") for number, value in enumerate(inputs)]
+            yield values, 0, _count(values)
+
+    return _run(module, whole(), device, output_device)
+
+
+def _run(
+    module: nn.Module,
+    parts: Iterable[tuple[list[Any], int, int]],
+    device: torch.device | str | None,
+    output_device: torch.device | str | None,
+) -> Any:
+    """Return the joined output for some rows of some inputs each: ``(inputs, start, stop)``."""
     record = module.__dict__.get("_record")
     if record is not None and not record.built:
         raise NotBuiltError(f"{type(module).__name__} has no weights yet. Build it first: model.build(example_input)")
     device = _device_of(module) if device is None else torch.device(device)
     output_device = device if output_device is None else torch.device(output_device)
     dtype = _dtype_of(module)
-    values = [_prepared(value, f"input {number}") for number, value in enumerate(inputs)]
-    rows = _count(values)
-    starts = list(range(0, rows, batch_size)) or [0]
-    outputs = []
+    outputs, sizes = [], []
     with _evaluating(module), torch.no_grad():
-        for start in starts:
-            batch = [_batch(value, start, min(start + batch_size, rows), device, dtype) for value in values]
+        for values, start, stop in parts:
+            batch = [_batch(value, start, stop, device, dtype) for value in values]
             outputs.append(_moved(module(*batch), output_device))
-    # One row of zeros stood for none: many modules cannot take an empty batch.
-    joined = _joined(outputs, [min(batch_size, rows - start) or 1 for start in starts], "the output")
-    return joined if rows else _without_rows(joined)
+            sizes.append(stop - start or 1)  # one row of zeros stands for none: many modules take no empty batch
+    if not outputs:
+        raise ConfigurationError("predict got no batch: the data is empty")
+    return _joined(outputs, sizes, "the output")
 
 
 @contextmanager

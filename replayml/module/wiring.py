@@ -18,61 +18,9 @@ from replayml.core.errors import ConfigurationError, NotBuiltError, suggestion
 from replayml.core.hooks import after_build, after_init, edit
 from replayml.core.record import HookCall
 from replayml.module import building
+from replayml.module.mapping import MappedForward
 
-__all__ = ["LogHook", "MappedForward", "Wiring"]
-
-
-class MappedForward:
-    """A ``forward`` that reads its arguments from a dict and writes its outputs into a copy of it.
-
-    Args:
-        module: The module whose ``forward`` is called.
-        inputs: The keys of the positional arguments, and of the keyword arguments by name.
-        outputs: Keys and the positions of the outputs that they receive; empty to return the output itself.
-    """
-
-    def __init__(
-        self, module: nn.Module, inputs: tuple[tuple[str, ...], dict[str, str]] | None, outputs: dict[str, int] | None
-    ) -> None:
-        self.module = module
-        self.inputs = inputs
-        self.outputs = outputs
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call ``forward`` with what the dict has, or as it stands when there is no dict."""
-        forward = type(self.module).forward
-        if not args or not isinstance(args[0], Mapping):
-            return forward(self.module, *args, **kwargs)
-        values = args[0]
-        if self.inputs is not None:
-            names, named = self.inputs
-            result = forward(
-                self.module,
-                *(read(self.module, values, key) for key in names),
-                *args[1:],
-                **{name: read(self.module, values, key) for name, key in named.items()},
-                **kwargs,
-            )
-        else:
-            result = forward(self.module, *args, **kwargs)
-        if self.outputs is None:
-            return result
-        many = result if isinstance(result, (tuple, list)) else (result,)
-        return {**values, **{key: many[position] for key, position in self.outputs.items()}}
-
-
-def read(module: Any, values: Mapping[str, Any], key: str) -> Any:
-    """Return what a module reads from its input dict.
-
-    Raises:
-        KeyError: When the dict has no such key.
-    """
-    if key not in values:
-        name = getattr(module, "classtype", type(module)).__name__
-        raise KeyError(
-            f"{name} reads {key!r} from its input, which has {', '.join(map(repr, values))}.{suggestion(key, values)}"
-        )
-    return values[key]
+__all__ = ["LogHook", "Wiring"]
 
 
 class LogHook:

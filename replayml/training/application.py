@@ -7,55 +7,95 @@ Invariants:
     * It is built once, before training starts; a strategy that shards builds it on its own device.
     * Its checkpoints carry the recipe, so that `Application.load_from_checkpoint` needs neither class nor arguments.
     * A model that could not be loaded again raises before training starts, not after.
+    * What waits for training (``@before_fit``, ``@after_fit``) runs once, in the first training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from replayml.core.errors import NotBuiltError
+from replayml.core.errors import ConfigurationError
+from replayml.core.hooks import run_waiting
 from replayml.core.meta import quiet
+from replayml.core.record import Blueprint
+from replayml.core.tape import CallRecord, TapeEntry, caller
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
 from replayml.layers.optimizer import Adam, Optimizer
-from replayml.module.building import forked_rng
 from replayml.module.module import Module
-from replayml.module.predicting import predict
-from replayml.training import checkpoint
-from replayml.training.data import as_loader
-from replayml.training.trainer import Trainer
+from replayml.training import checkpoint, weights
+from replayml.training.first_batch import example_inputs
+from replayml.training.metrics import named_metrics
+from replayml.training.running import Running
 
 __all__ = ["Application"]
 
-# What Lightning itself sets on a module while it runs; it is no part of the model.
+Stage = Literal["train", "val", "test"]
+
+# What Lightning, or a checkpoint, sets on a module while it runs; it is no part of the model.
 LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))) | {
     "trainer",
     "fabric",
+    "_compiler_ctx",
     "_hparams",
     "_hparams_initial",
     "_hparams_name",
+    "forward",
+    "training_step",
+    "validation_step",
+    "test_step",
+    "predict_step",
+    checkpoint.FAULT,
+    checkpoint.EXPECTED,
+    weights.MAPPED,
+}
+
+_STAGES: Mapping[TrainerFn, Stage] = {
+    TrainerFn.FITTING: "train",
+    TrainerFn.VALIDATING: "val",
+    TrainerFn.TESTING: "test",
 }
 
 
-class Application(Module, LightningModule):  # type: ignore[misc]
+class Application(Running, Module, LightningModule):  # type: ignore[misc]
     """The base class of everything that can be trained.
 
-    A subclass sets ``self.model`` or defines ``forward``, and may override any of Lightning's methods.
+    A subclass sets ``self.model`` or defines ``forward``, and may override any of Lightning's methods. Where it
+    overrides ``configure_model``, ``on_save_checkpoint`` or ``on_load_checkpoint``, it calls ``super()``'s.
+
+    Sizes that are left open are read off the first batch. A batch is ``(inputs, targets)``; ``(x1, x2, targets)`` and
+    ``((x1, x2), targets)`` call the model with several inputs, a dict has its targets under ``"y"``, and a tensor alone
+    is its own target.
 
     Args:
-        loss: Called with ``(prediction, target)``: a torch loss, its class, or a function.
-        optimizer: An `Optimizer`, such as ``Adam(lr=1e-3)``; by default Adam with a learning rate of 1e-3.
-        metrics: torchmetrics to log in every phase.
+        loss: Called with ``(prediction, target)``: a torch loss, its class, a function, or a `Layer`.
+        optimizer: An `Optimizer`, such as ``Adam(lr=1e-3)``, or a class of ``torch.optim``; by default Adam with a
+            learning rate of 1e-3.
+        metrics: torchmetrics to log in every phase: a metric, a list, a dict by name, or a ``MetricCollection``.
         train_metrics: torchmetrics to log while training.
         val_metrics: torchmetrics to log while validating.
         test_metrics: torchmetrics to log while testing.
+
+    Example:
+        >>> import torch, replayml
+        >>> from torch import nn
+        >>> class Autoencoder(replayml.Application):
+        ...     def __init__(self, width=2):
+        ...         self.model = replayml.MultiLayerPerceptron(None, [width], 8)
+        ...         super().__init__(loss=nn.MSELoss)
+        >>> app = Autoencoder().configure(width=3)
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        >>> trainer = app.fit(torch.randn(16, 8), max_epochs=1, enable_model_summary=False, **quiet)
+        >>> app.predict(torch.randn(5, 8)).shape
+        torch.Size([5, 8])
     """
 
     _untracked: ClassVar[frozenset[str]] = LIGHTNING_ATTRIBUTES
@@ -63,17 +103,21 @@ class Application(Module, LightningModule):  # type: ignore[misc]
     def __init__(
         self,
         loss: Any = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Any = None,
         metrics: Any = None,
         train_metrics: Any = None,
         val_metrics: Any = None,
         test_metrics: Any = None,
     ) -> None:
-        self.loss = Layer(loss) if isinstance(loss, type) else loss
+        if isinstance(loss, type):
+            loss = Layer(loss) if issubclass(loss, nn.Module) else External(loss)
+        if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+            optimizer = Optimizer(optimizer)
+        self.loss = loss
         self.optimizer = Adam(lr=1e-3) if optimizer is None else optimizer
-        self.train_metrics = _metrics(metrics, train_metrics)
-        self.val_metrics = _metrics(metrics, val_metrics)
-        self.test_metrics = _metrics(metrics, test_metrics)
+        self.train_metrics = named_metrics(metrics, train_metrics)
+        self.val_metrics = named_metrics(metrics, val_metrics)
+        self.test_metrics = named_metrics(metrics, test_metrics)
 
     def _init_torch(self) -> None:
         with quiet():
@@ -86,10 +130,36 @@ class Application(Module, LightningModule):  # type: ignore[misc]
         """The device that Lightning put the model on."""
         return LightningModule.device.fget(self)  # type: ignore[attr-defined,no-any-return]
 
-    @property
+    @property  # type: ignore[misc]
     def dtype(self) -> Any:
         """The floating point type of the model."""
         return LightningModule.dtype.fget(self)  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning finds metrics by identity while it runs; those of a copy are others.
+        return {**LightningModule.__getstate__(self), "_metric_attributes": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if not self._has_built and self._trainer is not None:
+            return self  # Lightning moves what it trained to the CPU, also where the build failed
+        return super()._apply(fn, recurse)
+
+    # The learning rate, where Lightning's Tuner looks for it --------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "lr":
+            optimizer = self.__dict__.get("_modules", {}).get("optimizer")
+            if isinstance(optimizer, Optimizer):
+                return getattr(optimizer, "lr")  # noqa: B009 - raises where the optimizer has none
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lr" and "lr" not in self.__dict__ and not self._record.constructing:
+            optimizer = self._modules.get("optimizer")
+            if isinstance(optimizer, Optimizer):
+                _set_learning_rate(self, optimizer, value)
+                return
+        super().__setattr__(name, value)
 
     # Building -------------------------------------------------------------------------------------------------
 
@@ -101,10 +171,19 @@ class Application(Module, LightningModule):  # type: ignore[misc]
         return self
 
     def configure_model(self) -> None:
-        """Build the model, if it is not built; called by Lightning where a strategy wants the weights made."""
+        """Build the model, if it is not built, and make sure that it can be trained; called by Lightning."""
         if not self._has_built:
-            example = _example(self)
-            self.build(*example)
+            args, kwargs = example_inputs(self)
+            self.build(*args, **kwargs)
+        trainer: Any = self._trainer
+        if trainer is None or trainer.state.fn is not TrainerFn.FITTING:
+            return
+        run_waiting(self, "before_fit")
+        if trainer.checkpoint_callbacks:
+            checkpoint.require_recipe(self)
+        weights.own_memory(self)
+        if not any(isinstance(callback, _AfterFit) for callback in trainer.callbacks):
+            trainer.callbacks.insert(0, _AfterFit())
 
     # Steps ----------------------------------------------------------------------------------------------------
 
@@ -118,19 +197,47 @@ class Application(Module, LightningModule):  # type: ignore[misc]
         return model(*args, **kwargs)
 
     def batch_preprocess(self, batch: Any) -> Any:
-        """Return a batch as ``(inputs, targets)``; a tuple of more than two has its last item as the target."""
-        if isinstance(batch, (tuple, list)) and len(batch) > 2:
-            return tuple(batch[:-1]), batch[-1]
-        if isinstance(batch, (tuple, list)) and len(batch) == 1:
+        """Return a batch as ``(inputs, targets)``; inputs in a tuple or list are several arguments of ``forward``."""
+        if isinstance(batch, Mapping):
+            if "y" not in batch:
+                raise ConfigurationError(
+                    f"a batch that is a dict has its targets under 'y'; this one has {', '.join(map(repr, batch))}. "
+                    "Override batch_preprocess(batch) to return (inputs, targets)"
+                )
+            inputs = {name: value for name, value in batch.items() if name != "y"}
+            return (inputs["x"] if inputs.keys() == {"x"} else inputs), batch["y"]
+        if not isinstance(batch, (tuple, list)):
+            return batch, batch
+        if len(batch) == 1:
             return batch[0], batch[0]
-        return batch
+        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
+
+    def train_preprocess(self, batch: Any) -> Any:
+        """Return a training batch as ``(inputs, targets)``."""
+        return self.batch_preprocess(batch)
+
+    def val_preprocess(self, batch: Any) -> Any:
+        """Return a validation batch as ``(inputs, targets)``."""
+        return self.batch_preprocess(batch)
+
+    def test_preprocess(self, batch: Any) -> Any:
+        """Return a test batch as ``(inputs, targets)``."""
+        return self.batch_preprocess(batch)
+
+    def _inputs_of(self, batch: Any, phase: TrainerFn | None) -> Any:
+        """Return the inputs in a batch; for prediction they may stand alone, and a dict without targets is one."""
+        if phase is not None and phase in _STAGES:
+            return getattr(self, f"{_STAGES[phase]}_preprocess")(batch)[0]
+        if isinstance(batch, Mapping) and "y" not in batch:
+            return batch["x"] if batch.keys() == {"x"} else batch
+        return self.batch_preprocess(batch)[0]
 
     def forward_with(self, inputs: Any) -> Any:
-        """Call the model with the inputs of a batch: several when they are a tuple."""
-        return self(*inputs) if isinstance(inputs, tuple) else self(inputs)
+        """Call the model with the inputs of a batch: several when they are a tuple or a list."""
+        return self(*inputs) if isinstance(inputs, (tuple, list)) else self(inputs)
 
-    def compute_loss(self, prediction: Any, target: Any) -> torch.Tensor:
-        """Return the loss of a batch.
+    def compute_loss(self, prediction: Any, target: Any) -> Any:
+        """Return the loss of a batch; or a dict of losses, whose sum is minimised and which are logged by name.
 
         Args:
             prediction: What the model returned, ``(batch, ...)``.
@@ -138,155 +245,79 @@ class Application(Module, LightningModule):  # type: ignore[misc]
         """
         if self.loss is None:
             raise NotImplementedError(f"{type(self).__name__} has no loss: give loss=..., or define compute_loss()")
-        return self.loss(prediction, target)  # type: ignore[no-any-return]
+        return self.loss(prediction, target)
 
     def metrics_preprocess(self, prediction: Any, target: Any) -> tuple[Any, Any]:
         """Return the predictions and targets as the metrics take them."""
         return prediction, target
 
-    def _step(self, stage: str, batch: Any) -> torch.Tensor:
-        inputs, target = self.batch_preprocess(batch)
-        prediction = self.forward_with(inputs)
-        loss = self.compute_loss(prediction, target)
-        size = target.shape[0] if isinstance(target, torch.Tensor) and target.dim() else None
-        training = stage == "train"
-        self.log(
-            f"{stage}_loss",
-            loss,
-            on_step=training,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=size,
-            sync_dist=not training,
-        )
-        metrics = getattr(self, f"{stage}_metrics")
+    def log_metrics(self, stage: Stage, prediction: Any, target: Any, **options: Any) -> None:
+        """Update the metrics of a stage and log them, each as ``{stage}_{name}``.
+
+        Args:
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+            prediction: What the model returned.
+            target: The target.
+            **options: What ``self.log`` takes.
+        """
         shown, wanted = self.metrics_preprocess(prediction, target)
-        for name, metric in metrics.items():
-            metric(shown, wanted)
-            self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
-        return loss
+        for name, metric in getattr(self, f"{stage}_metrics").items():
+            metric.update(shown, wanted)
+            self.log(f"{stage}_{name}", metric, **{"on_step": False, "on_epoch": True, **options})
+
+    def _step(self, stage: Stage, batch: Any) -> torch.Tensor:
+        inputs, target = getattr(self, f"{stage}_preprocess")(batch)
+        prediction = self.forward_with(inputs)
+        losses = self.compute_loss(prediction, target)
+        rows = target.shape[0] if isinstance(target, torch.Tensor) and target.dim() else None
+        options: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": rows}
+        named = dict(losses) if isinstance(losses, Mapping) else {"loss": losses}
+        total: Any = sum(named.values())
+        for name, value in {**named, "loss": total}.items():
+            self.log(f"{stage}_{name}", value, on_step=stage == "train", sync_dist=stage != "train", **options)
+        self.log_metrics(stage, prediction, target, prog_bar=True, batch_size=rows)
+        return total  # type: ignore[no-any-return]
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Return the loss of a training batch; logs ``train_loss`` and the metrics."""
         return self._step("train", batch)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
         """Return the loss of a validation batch; logs ``val_loss`` and the metrics."""
         return self._step("val", batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
         """Return the loss of a test batch; logs ``test_loss`` and the metrics."""
         return self._step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the model's output for a batch; a pair is taken as inputs and targets."""
-        inputs = self.batch_preprocess(batch)[0] if isinstance(batch, (tuple, list)) else batch
-        return self.forward_with(inputs)
+        return self.forward_with(self._inputs_of(batch, TrainerFn.PREDICTING))
 
     def configure_optimizers(self) -> Any:
-        """Return the torch optimizer for the trainable parameters."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        """Return the torch optimizer for the trainable parameters, or for those that it was told to take."""
         optimizer = self.optimizer
         if isinstance(optimizer, Optimizer):
-            return optimizer.create(trainable)
+            return optimizer.create(self)
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return optimizer(trainable) if callable(optimizer) else optimizer
-
-    # Running --------------------------------------------------------------------------------------------------
-
-    def create_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""
-        return Trainer(**kwargs)
-
-    def fit(
-        self,
-        data: Any,
-        val_data: Any = None,
-        *,
-        max_epochs: int | None = None,
-        batch_size: int = 32,
-        val_batch_size: int | None = None,
-        ckpt_path: str | Path | None = None,
-        trainer: LightningTrainer | None = None,
-        **trainer_kwargs: Any,
-    ) -> LightningTrainer:
-        """Train the model.
-
-        Args:
-            data: ``(x, y)`` of tensors or arrays, a dataset, a DataLoader or a LightningDataModule.
-            val_data: The same, for validation after each epoch.
-            max_epochs: How often to go through the data.
-            batch_size: Rows in a batch, where ``data`` is no loader.
-            val_batch_size: The same for ``val_data``; by default ``batch_size``.
-            ckpt_path: Resume from this checkpoint; ``"last"`` and so on as in Lightning.
-            trainer: Train with this trainer; else one is made with ``trainer_kwargs``.
-            **trainer_kwargs: What `replayml.Trainer` takes.
-
-        Returns:
-            The trainer; its ``history`` has what was logged.
-        """
-        if trainer is None:
-            trainer = self.create_trainer(
-                **({} if max_epochs is None else {"max_epochs": max_epochs}), **trainer_kwargs
-            )
-        loader = as_loader(data, batch_size=batch_size, shuffle=True)
-        val_loader = None if val_data is None else as_loader(val_data, batch_size=val_batch_size or batch_size)
-        trainer.fit(self, **_loaders(loader, train_dataloaders=loader, val_dataloaders=val_loader), ckpt_path=ckpt_path)
-        return trainer
-
-    def validate(self, data: Any, **kwargs: Any) -> Mapping[str, float]:
-        """Return the validation loss and metrics over data; takes what `test` takes."""
-        return self._evaluate("validate", data, **kwargs)
-
-    def test(self, data: Any, **kwargs: Any) -> Mapping[str, float]:
-        """Return the test loss and metrics over data.
-
-        Args:
-            data: What `fit` takes.
-            **kwargs: ``batch_size``, ``ckpt_path``, ``trainer``, or what `replayml.Trainer` takes.
-        """
-        return self._evaluate("test", data, **kwargs)
-
-    def _evaluate(
-        self,
-        phase: str,
-        data: Any,
-        *,
-        batch_size: int = 32,
-        ckpt_path: str | Path | None = None,
-        trainer: LightningTrainer | None = None,
-        **trainer_kwargs: Any,
-    ) -> Mapping[str, float]:
-        trainer = trainer or self.create_trainer(**{"logger": False, "enable_checkpointing": False, **trainer_kwargs})
-        loader = as_loader(data, batch_size=batch_size)
-        results = getattr(trainer, phase)(
-            self, **_loaders(loader, dataloaders=loader), ckpt_path=ckpt_path, verbose=False
-        )
-        return {name: value for result in results for name, value in result.items()}
-
-    def predict(self, *inputs: Any, batch_size: int = 32, **kwargs: Any) -> Any:
-        """Return the model's output for inputs of many rows, batch by batch: see `Module.predict`."""
-        return predict(self, *inputs, batch_size=batch_size, **kwargs)
-
-    # Lightning's hooks ----------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        """Refuse to train what a checkpoint could not give back."""
-        super().on_fit_start()
-        if self.trainer.checkpoint_callbacks:
-            checkpoint.require_recipe(self)
-
-    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Make sure that the recipe is in the checkpoint."""
-        checkpoint.add_recipe(self, checkpoint_)
 
     # Checkpoints ----------------------------------------------------------------------------------------------
 
-    @classmethod
-    def _from_checkpoint_call(cls, kwargs: dict[str, Any]) -> Any:
-        return checkpoint.from_hyper_parameters(cls, kwargs)
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Make sure that the checkpoint can be loaded."""
+        checkpoint.complete(self, checkpoint_)
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Let the random generators go on where they stood, if training resumes."""
+        checkpoint.resume(self, checkpoint_)
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
+    def _from_checkpoint_call(cls, kwargs: dict[str, Any]) -> Any:
+        return checkpoint.from_call(cls, kwargs)
+
+    @classmethod
+    def load_from_checkpoint(
         cls,
         checkpoint_path: Any,
         map_location: Any = None,
@@ -299,13 +330,15 @@ class Application(Module, LightningModule):  # type: ignore[misc]
     ) -> Any:
         """Load a trained application, without knowing its class or its arguments.
 
-        The model is rebuilt without allocating anything, then takes the tensors of the file.
+        The model is rebuilt without weights, then takes the tensors of the file; on the CPU they stay there until they
+        are used.
 
         Args:
-            checkpoint_path: A checkpoint that Lightning wrote.
-            map_location: Where to put the tensors.
+            checkpoint_path: A checkpoint that Lightning wrote: a path, a URL, or an open file.
+            map_location: Where to put the tensors; the CPU by default.
             hparams_file: Not used; the checkpoint has all that is needed.
-            strict: Whether every key must fit; by default True.
+            strict: Whether every key must fit; by default what the application's ``strict_loading`` says, which is
+                True if it does not say otherwise.
             weights_only: Kept for Lightning's signature; nothing is ever unpickled.
             trust: Classes and functions of yours that the checkpoint may name, besides the registered ones.
             **kwargs: Settings to change before the weights are loaded.
@@ -315,61 +348,29 @@ class Application(Module, LightningModule):  # type: ignore[misc]
             CheckpointError: When the weights do not fit, or the application is of another class.
         """
         return checkpoint.load(
-            cls,
-            checkpoint_path,
-            map_location=map_location,
-            strict=strict is not False,
-            trust=tuple(trust),
-            settings=kwargs,
+            cls, checkpoint_path, map_location=map_location, strict=strict, trust=tuple(trust), settings=kwargs
         )
 
 
-def _metrics(*groups: Any) -> nn.ModuleDict:
-    """Return metrics under their names; each phase has objects of its own."""
-    found: dict[str, nn.Module] = {}
-    for group in groups:
-        items = group.items() if isinstance(group, Mapping) else [(None, metric) for metric in _listed(group)]
-        for name, metric in items:
-            one = metric.new() if isinstance(metric, External) else metric.clone()
-            cls = one.classtype if isinstance(one, External) else type(one)
-            key = str(name or cls.__name__).lower()
-            found[key] = one
-    return nn.ModuleDict(found)
+class _AfterFit(Callback):
+    """Runs what waits for the end of the training."""
+
+    def on_fit_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        run_waiting(pl_module, "after_fit")
 
 
-def _listed(group: Any) -> list[Any]:
-    if group is None:
-        return []
-    return list(group) if isinstance(group, (list, tuple)) else [group]
-
-
-def _loaders(loader: Any, **loaders: Any) -> dict[str, Any]:
-    """Return Lightning's keyword for what `as_loader` returned."""
-    if hasattr(loader, "train_dataloader"):
-        return {"datamodule": loader}
-    return loaders
-
-
-def _example(app: Application) -> tuple[Any, ...]:
-    """Return example inputs for the build: none where no size is open, else those of the first batch."""
-    if not any(isinstance(module, Layer) and module._left_open(module.kwargs) for module in app.modules()):
-        return ()
-    batch = app.example_input_array
-    if batch is None:
-        batch = app.batch_preprocess(_first_batch(app))
-        batch = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return batch if isinstance(batch, tuple) else (batch,)
-
-
-def _first_batch(app: Application) -> Any:
-    """Return the first batch of what the trainer is about to run."""
-    trainer = app._trainer
-    if trainer is None:
-        raise NotBuiltError(f"{type(app).__name__} has open sizes. Build it with an example: app.build(x)")
-    loops = {"fit": trainer.fit_loop, "validate": trainer.validate_loop, "test": trainer.test_loop}
-    loop = loops.get(trainer.state.fn.value, trainer.predict_loop) if trainer.state.fn else trainer.fit_loop
-    loader = loop._data_source.dataloader()
-    while isinstance(loader, (list, tuple, dict)):
-        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
-    with forked_rng():
-        return next(iter(loader))
+def _set_learning_rate(app: Application, optimizer: Optimizer, value: Any) -> None:
+    """Change the learning rate of the next training; on a built application its record follows."""
+    if not app._has_built:
+        optimizer.configure(lr=value)
+        return
+    optimizer.__dict__["_named"] = {**optimizer.__dict__["_named"], "lr": value}
+    old: Any = app._record.blueprint
+    entry = TapeEntry((*app._record.path, "optimizer"), "configure", (), {"lr": value}, caller())
+    call = CallRecord(old.call.cls, old.call.args, old.call.kwargs, [*old.call.tape, entry], old.call.where)
+    new = Blueprint(call, old.sizes)
+    for below in app.modules():
+        record = below.__dict__.get("_record")
+        if record is not None and record.blueprint is old:
+            record.blueprint = new
+    checkpoint.note_recipe(app)

@@ -5,31 +5,46 @@ The recipe stands as a JSON string among the hyper-parameters, with the sizes th
 
 Invariants:
     * Nothing is unpickled, here or in the metaclass's from-checkpoint path: a recipe that is no text is refused.
-    * A model that could not be loaded is not saved.
-    * Loading allocates no weight that the file gives.
+    * A model that could not be loaded is not saved: its recipe is written, read back and followed, without weights,
+      before training starts.
+    * Loading draws no random number and makes no weight that the file gives.
 """
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from torch import nn
 
 from replayml.core.copying import describe
 from replayml.core.errors import CheckpointError, RecipeError
-from replayml.module.building import rebuild
+from replayml.core.replay import realize
+from replayml.core.tape import CallRecord
 from replayml.recipe import Recipe
+from replayml.training import weights
+from replayml.training.randomness import random_state, resume_randomness
+from replayml.training.sizes import read_sizes, take_sizes, write_sizes
 
-__all__ = ["RECIPE_KEY", "add_recipe", "from_hyper_parameters", "load", "note_recipe", "require_recipe"]
+__all__ = ["RECIPE_KEY", "complete", "from_call", "load", "note_recipe", "require_recipe", "resume"]
 
 RECIPE_KEY = "__from_ckpt_application"
 ARGS_KEY = "__build_args"
 KWARGS_KEY = "__build_kwargs"
-COMPILED = "_orig_mod."
+SIZES_KEY = "sizes"
+RANDOM_KEY = "replayml_random_state"
+
+FAULT = "_recipe_fault"
+EXPECTED = "_expected_weights"
+
+_NO_CHECKPOINT = (
+    "A checkpoint of this model could not be loaded again, so none is written. {remedy}, or train with "
+    "enable_checkpointing=False"
+)
 
 
 # Saving ---------------------------------------------------------------------------------------------------------
@@ -37,13 +52,17 @@ COMPILED = "_orig_mod."
 
 def note_recipe(app: Any) -> None:
     """Put the recipe of a built application among its hyper-parameters, where Lightning saves it."""
+    for name in (FAULT, EXPECTED):
+        app.__dict__.pop(name, None)
     try:
         text = Recipe.of(describe(app), built=True).to_json()
-        sizes = _sizes_to_json(app)
+        sizes = write_sizes(_sizes_of(app))
     except RecipeError as error:
-        app.__dict__["_recipe_fault"] = error
+        app.__dict__[FAULT] = error.args
+        for key in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY):
+            app.hparams.pop(key, None)
         return
-    app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: {"sizes": sizes}})
+    app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: {SIZES_KEY: sizes}})
 
 
 def require_recipe(app: Any) -> None:
@@ -51,36 +70,85 @@ def require_recipe(app: Any) -> None:
 
     Raises:
         RecipeError: Naming the value that has no data form.
+        CheckpointError: When the model is no longer what its recipe makes.
     """
-    fault = app.__dict__.get("_recipe_fault")
-    if fault is not None:
-        fault.add_note(
-            "The checkpoints of this model could not be loaded again, so none is written. "
-            "Mend the value named above, or train with enable_checkpointing=False"
-        )
-        raise fault
-
-
-def add_recipe(app: Any, checkpoint: dict[str, Any]) -> None:
-    """Make sure that a checkpoint has the recipe of its application."""
-    require_recipe(app)
-    if app._has_built and RECIPE_KEY not in checkpoint.get("hyper_parameters", {}):
+    if FAULT not in app.__dict__ and RECIPE_KEY not in app.hparams:
         note_recipe(app)
-        require_recipe(app)
-        checkpoint["hyper_parameters"] = dict(app.hparams)
+    fault = app.__dict__.get(FAULT)
+    if fault is not None:
+        code, where, message = fault
+        remedy = _NO_CHECKPOINT.format(remedy="Mend the value named here")
+        raise RecipeError(code, where, f"{message} {remedy}")
+    _check_weights(app, app.state_dict())
 
 
-def _sizes_to_json(app: Any) -> str:
-    sizes = app._record.blueprint.sizes
-    for path, values in sizes.items():
-        for name, value in values.items():
-            if not isinstance(value, (int, float, str, bool, list, tuple, type(None))):
-                raise RecipeError(
-                    "no-data-form",
-                    ".".join((*path, name)),
-                    f"the computed value {value!r} cannot be written. Return numbers, strings or tuples of them",
-                )
-    return json.dumps([[list(path), values] for path, values in sizes.items()])
+def _check_weights(app: Any, state: Mapping[str, Any]) -> None:
+    """Raise when some weights would not fit what the recipe makes."""
+    if EXPECTED not in app.__dict__:
+        app.__dict__[EXPECTED] = _expected_weights(app)
+    groups = weights.differences(weights.shapes(state), app.__dict__[EXPECTED])
+    if not app.strict_loading:
+        groups.pop("missing", None)
+    if groups:
+        remedy = "Make the change before the build, or in a method that is decorated with @replayml.after_build"
+        raise CheckpointError(
+            f"{type(app).__name__} was changed after its build, and its recipe does not make it so; in the model, "
+            f"against its recipe: {weights.listed(groups)}. {_NO_CHECKPOINT.format(remedy=remedy)}"
+        )
+
+
+def _expected_weights(app: Any) -> dict[str, tuple[int, ...] | None]:
+    """Return the shape of each weight that the recipe of an application makes."""
+    try:
+        made = weights.skeleton(lambda: _made(describe(app), _sizes_of(app)))
+    except Exception as error:
+        error.add_note(f"while making {type(app).__name__} again, as loading its checkpoint would")
+        raise
+    return weights.shapes(made.state_dict())
+
+
+def _sizes_of(app: Any) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the sizes found by the build, with paths below the application, which may be a part of what was built."""
+    sizes, path = app._record.blueprint.sizes, app._record.path
+    return {place[len(path) :]: values for place, values in sizes.items() if place[: len(path)] == path}
+
+
+def complete(app: Any, checkpoint: dict[str, Any]) -> None:
+    """Make sure that a checkpoint, which is about to be written, can be loaded.
+
+    Args:
+        app: The application.
+        checkpoint: What Lightning is about to write.
+
+    Raises:
+        RecipeError: When the application has no recipe.
+        CheckpointError: When the weights are not those that its recipe makes.
+    """
+    require_recipe(app)
+    trainer = app._trainer
+    state = checkpoint.get("state_dict")
+    if state and (trainer is None or trainer.is_global_zero):
+        _check_weights(app, state)
+    # What a constructor's save_hyperparameters() kept is in the recipe as well; here stays what every reader can open.
+    checkpoint["hyper_parameters"] = {name: value for name, value in app.hparams.items() if _is_plain(value)}
+    if trainer is None or trainer.world_size == 1:
+        checkpoint[RANDOM_KEY] = random_state()
+    weights.own_memory(app)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return type(value) in (list, tuple) and all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return type(value) is dict and all(_is_plain(item) for pair in value.items() for item in pair)
+    return type(value) in (type(None), bool, int, float, complex, str, bytes, torch.Tensor)
+
+
+def resume(app: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Let the random generators go on where they stood when a checkpoint was written, if training resumes from it."""
+    trainer = app._trainer
+    if trainer is not None and trainer.training and trainer.world_size == 1 and RANDOM_KEY in checkpoint:
+        resume_randomness(checkpoint[RANDOM_KEY])
 
 
 # Loading --------------------------------------------------------------------------------------------------------
@@ -91,51 +159,89 @@ def load(
     path: Any,
     *,
     map_location: Any,
-    strict: bool,
+    strict: bool | None,
     trust: tuple[object, ...],
     settings: Mapping[str, Any],
 ) -> Any:
     """Return the trained application of a checkpoint: see `Application.load_from_checkpoint`."""
-    local = isinstance(path, (str, Path))
-    content = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=local or None)
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no Lightning checkpoint: it has no 'state_dict'")
+    content, is_mapped = _opened(path, "cpu" if map_location is None else map_location)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict'")
     parameters = content.get("hyper_parameters", {})
-    if RECIPE_KEY not in parameters:
-        raise RecipeError(
-            "no-recipe",
-            "hyper_parameters",
-            "the checkpoint carries no recipe. It was not written by a replayml.Application; "
-            "build the model yourself and call load_state_dict(checkpoint['state_dict'])",
-        )
-    app = from_hyper_parameters(cls, parameters, trust=trust, settings=settings, device="meta")
-    _take_weights(app, content["state_dict"], strict, lambda: from_hyper_parameters(cls, parameters, trust, settings))
+    record = _record_of(cls, parameters, trust)
+    sizes = _sizes_from(parameters)
+
+    def make() -> Any:
+        return _made(record, sizes, settings)
+
+    app = weights.skeleton(make)
     app.on_load_checkpoint(content)
-    if map_location is not None and not callable(map_location) and not isinstance(map_location, dict):
-        app.to(map_location)
+    weights.assign(app, content["state_dict"], app.strict_loading if strict is None else strict, make)
+    devices = {tensor.device for tensor in app.state_dict().values() if isinstance(tensor, torch.Tensor)}
+    if len(devices) == 1:
+        app.to(devices.pop())
+    if is_mapped:
+        app.__dict__[weights.MAPPED] = True
     return app
 
 
-def from_hyper_parameters(
-    cls: type,
-    parameters: Mapping[str, Any],
-    trust: tuple[object, ...] = (),
-    settings: Mapping[str, Any] | None = None,
-    device: str | None = None,
-) -> Any:
-    """Return the application that a checkpoint's hyper-parameters describe, built but untrained.
+def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
+    """Return the application, built but untrained, for ``cls(__from_ckpt_application=..., ...)``.
 
     Args:
-        cls: The class that the caller expects, or a base of it.
-        parameters: The hyper-parameters.
-        trust: Classes and functions that the recipe may name, besides the registered ones.
-        settings: What to change before the build.
-        device: Where to make the weights.
+        cls: The class that was called.
+        keywords: The recipe, ``__build_args`` and ``__build_kwargs`` for ``build``; all others are settings to change.
 
     Raises:
         RecipeError: When the recipe is no text, or not safe to follow.
         CheckpointError: When the application is of another class.
     """
+    settings = {name: value for name, value in keywords.items() if name not in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY)}
+    build_kwargs = dict(keywords.get(KWARGS_KEY) or {})
+    sizes = read_sizes(build_kwargs.pop(SIZES_KEY, "[]"))
+    record = _record_of(cls, keywords, ())
+    return _made(record, sizes, settings, tuple(keywords.get(ARGS_KEY) or ()), build_kwargs)
+
+
+def _opened(path: Any, map_location: Any) -> tuple[Any, bool]:
+    """Return what is in a file, and whether its tensors stay in the file until they are read."""
+    is_local = isinstance(path, (str, Path)) and "://" not in str(path)
+    if is_local and Path(path).is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, such as a strategy that shards writes. Make it one file first: "
+            "python -m lightning.pytorch.utilities.consolidate_checkpoint"
+        )
+    try:
+        if is_local:
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=True), True
+        if isinstance(path, (str, Path)):
+            with get_filesystem(path).open(str(path), "rb") as file:
+                path = io.BytesIO(file.read())
+        return torch.load(path, map_location=map_location, weights_only=True), False
+    except OSError:
+        raise
+    except Exception as error:
+        raise RecipeError(
+            "unsafe-file",
+            _shown(path),
+            "this is no checkpoint that can be opened without unpickling, and nothing was unpickled. Where a callback "
+            "of yours keeps objects in its state, let it keep numbers, strings and tensors",
+        ) from error
+
+
+def _shown(path: Any) -> str:
+    return str(path) if isinstance(path, (str, Path)) else "the file"
+
+
+def _record_of(cls: type, parameters: Any, trust: tuple[object, ...]) -> CallRecord:
+    """Return the application that hyper-parameters describe, before it is an object."""
+    if not isinstance(parameters, Mapping) or RECIPE_KEY not in parameters:
+        raise RecipeError(
+            "no-recipe",
+            "hyper_parameters",
+            "the checkpoint carries no recipe, so it was not written by a replayml.Application. "
+            "Build the model yourself and call load_state_dict(checkpoint['state_dict'])",
+        )
     text = parameters[RECIPE_KEY]
     if not isinstance(text, str):
         raise RecipeError(
@@ -150,64 +256,32 @@ def from_hyper_parameters(
             f"the checkpoint holds a {record.cls.__name__}, which is no {cls.__name__}. "
             f"Load it with {record.cls.__name__}.load_from_checkpoint or replayml.Application.load_from_checkpoint"
         )
-    return rebuild(record, _sizes_from(parameters), device=device, settings=settings)
+    return record
 
 
 def _sizes_from(parameters: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    build_kwargs = parameters.get(KWARGS_KEY, {})
-    text = build_kwargs.get("sizes", "[]") if isinstance(build_kwargs, dict) else None
-    try:
-        listed = json.loads(text) if isinstance(text, str) else None
-        return {tuple(map(str, path)): dict(values) for path, values in listed}  # type: ignore[union-attr]
-    except (TypeError, ValueError) as error:
+    """Return the sizes that a file gives; it may give nothing else for the build."""
+    given = parameters.get(KWARGS_KEY, {})
+    if parameters.get(ARGS_KEY) or not isinstance(given, Mapping) or given.keys() - {SIZES_KEY}:
         raise RecipeError(
-            "bad-build-arguments", f"hyper_parameters.{KWARGS_KEY}", "the build arguments are no list of sizes"
-        ) from error
+            "bad-build-arguments",
+            f"hyper_parameters.{KWARGS_KEY}",
+            "a checkpoint gives the sizes of the built model, and nothing else",
+        )
+    return read_sizes(given.get(SIZES_KEY, "[]"))
 
 
-def _take_weights(app: nn.Module, state: Mapping[str, Any], strict: bool, make: Any) -> None:
-    """Put the tensors of a checkpoint into an application without weights."""
-    given = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
-    ties = _ties(app)
-    expected = app.state_dict()
-    missing = [name for name in expected if name not in given]
-    unexpected = [name for name in given if name not in expected]
-    mismatched = [
-        f"{name}: {tuple(given[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in expected.items()
-        if name in given and isinstance(tensor, torch.Tensor) and given[name].shape != tensor.shape
-    ]
-    if mismatched or (strict and (missing or unexpected)):
-        groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
-        listed = "; ".join(f"{title}: {', '.join(names[:10])}" for title, names in groups if names)
-        raise CheckpointError(f"the weights do not fit {type(app).__name__}: {listed}")
-    app.load_state_dict(given, strict=False, assign=True)
-    for first, *others in ties:
-        for other in others:
-            _put(app, other, app.get_parameter(first))
-    left = [name for name, tensor in _named_tensors(app) if tensor.is_meta]
-    if left:
-        real = dict(_named_tensors(make()))
-        for name in left:
-            _put(app, name, real[name])
-
-
-def _ties(module: nn.Module) -> list[list[str]]:
-    """Return the names of each parameter that stands under several names."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
-
-
-def _named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-
-
-def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    path, _, last = name.rpartition(".")
-    owner = module.get_submodule(path)
-    if last in owner._parameters:
-        owner._parameters[last] = tensor  # type: ignore[assignment]
-    else:
-        owner._buffers[last] = tensor
+def _made(
+    record: CallRecord,
+    sizes: Mapping[tuple[str, ...], Mapping[str, Any]],
+    settings: Mapping[str, Any] | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a built application from its record."""
+    app = realize(record)
+    if settings:
+        app.configure(**settings)
+    take_sizes(app, sizes, changed=bool(settings))
+    built: nn.Module = app.build(*args, **(kwargs or {}))
+    return built

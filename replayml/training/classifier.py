@@ -3,10 +3,12 @@
 Invariants:
     * The model returns logits in every task; losses and metrics are chosen for logits.
     * `predict` returns what the model returns; `predict_class` the decision.
+    * Targets whose shape does not fit the logits are refused: nothing is broadcast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -69,28 +71,52 @@ class Classifier(Application):
             metrics = _accuracy(task, num_classes)
         super().__init__(loss=loss, optimizer=optimizer, metrics=metrics, **kwargs)
 
-    def compute_loss(self, prediction: Any, target: Any) -> torch.Tensor:
+    def compute_loss(self, prediction: Any, target: Any) -> Any:
         """Return the loss.
 
         Args:
-            prediction: Logits, ``(batch, classes)``; for a binary task ``(batch,)`` or ``(batch, 1)``.
-            target: Class indices ``(batch,)``, or for a multilabel task zeros and ones ``(batch, labels)``.
+            prediction: Logits, ``(batch, classes, ...)``; for a binary task ``(batch,)`` or ``(batch, 1)``.
+            target: Class indices ``(batch, ...)`` or probabilities like ``prediction``; for a multilabel task zeros and
+                ones ``(batch, labels)``.
         """
-        if self.task == "multiclass":
-            target = target.squeeze(-1) if target.dim() == prediction.dim() and target.shape[-1] == 1 else target
-            if self.make_targets_one_hot:
-                target = nn.functional.one_hot(target.long(), prediction.shape[-1]).to(prediction.dtype)
-            elif not target.is_floating_point():
-                target = target.long()
-        else:
-            target = target.reshape(prediction.shape).to(prediction.dtype)
+        if self.task != "multiclass":
+            return super().compute_loss(prediction, self._like_logits(target, prediction).to(prediction.dtype))
+        if target.shape == prediction.shape:
+            return super().compute_loss(prediction, target.to(prediction.dtype))
+        target = self._class_indices(target, prediction)
+        if self.make_targets_one_hot:
+            target = nn.functional.one_hot(target, prediction.shape[1]).movedim(-1, 1).to(prediction.dtype)
         return super().compute_loss(prediction, target)
 
     def metrics_preprocess(self, prediction: Any, target: Any) -> tuple[Any, Any]:
-        """Return logits and integer targets of one shape, as torchmetrics takes them."""
-        if self.task == "multiclass":
-            return prediction, target.reshape(prediction.shape[0], *prediction.shape[2:]).long()
-        return prediction, target.reshape(prediction.shape).long()
+        """Return logits and integer targets, as torchmetrics takes them."""
+        if self.task != "multiclass":
+            return prediction, self._like_logits(target, prediction).long()
+        if target.shape == prediction.shape:
+            return prediction, target.argmax(1)
+        return prediction, self._class_indices(target, prediction)
+
+    def _class_indices(self, target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """Return class indices of the shape ``(batch, ...)`` for logits ``(batch, classes, ...)``."""
+        shape = (prediction.shape[0], *prediction.shape[2:])
+        if prediction.dim() < 2 or _without_ones(target.shape) != _without_ones(shape):
+            raise ConfigurationError(
+                f"a multiclass {type(self).__name__} takes class indices of the shape {shape} for logits of the shape "
+                f"{tuple(prediction.shape)}, and got targets of the shape {tuple(target.shape)}"
+            )
+        return target.reshape(shape).long()
+
+    def _like_logits(self, target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """Return targets of the shape of the logits."""
+        if _without_ones(target.shape) != _without_ones(prediction.shape):
+            hint = (
+                " Has the model one output for each class? That is task='multiclass'." if self.task == "binary" else ""
+            )
+            raise ConfigurationError(
+                f"a {self.task} {type(self).__name__} takes one logit for each target; logits are "
+                f"{tuple(prediction.shape)}, targets {tuple(target.shape)}.{hint}"
+            )
+        return target.reshape(prediction.shape)
 
     def predict_class(self, *inputs: Any, **kwargs: Any) -> torch.Tensor:
         """Return the class of each row; for a multilabel task a row of zeros and ones.
@@ -99,10 +125,12 @@ class Classifier(Application):
             *inputs: What `predict` takes.
             **kwargs: What `predict` takes.
         """
-        logits = self.predict(*inputs, **kwargs)
+        output = self.predict(*inputs, **kwargs)
         if self.task == "multiclass":
-            return logits.argmax(1)  # type: ignore[no-any-return]
-        return (logits > 0).long()  # type: ignore[no-any-return]
+            return output.argmax(1)  # type: ignore[no-any-return]
+        # A model that was trained with nn.BCELoss returns probabilities.
+        threshold = 0.5 if isinstance(self.loss, nn.BCELoss) else 0.0
+        return (output > threshold).long()  # type: ignore[no-any-return]
 
 
 class BinaryClassifier(Classifier):
@@ -130,3 +158,8 @@ def _accuracy(task: str, classes: int | None) -> dict[str, External]:
     if task == "multilabel":
         return {"accuracy": External(MultilabelAccuracy, num_labels=classes)}
     return {"accuracy": External(MulticlassAccuracy, num_classes=classes, average="micro")}
+
+
+def _without_ones(shape: Iterable[int]) -> list[int]:
+    """Return a shape without dimensions of size one, which change no order of the values."""
+    return [size for size in shape if size != 1]

@@ -60,8 +60,7 @@ def _first_batch(app: Any) -> Any:
     }[trainer.state.fn]
     loader = loop._data_source.dataloader()
     if isinstance(loader, (list, tuple, dict)):
-        mode = "max_size_cycle" if trainer.state.fn is TrainerFn.FITTING else "sequential"
-        loader = CombinedLoader(loader, mode)
+        loader = CombinedLoader(loader, "max_size_cycle" if trainer.state.fn is TrainerFn.FITTING else "sequential")
     loaders = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
     if any(one is iter(one) for one in loaders if not hasattr(one, "dataset")):
         raise _no_example(app, "the data can be read only once")

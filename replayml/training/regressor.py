@@ -1,4 +1,8 @@
-"""`Regressor`: predicting numbers."""
+"""`Regressor`: predicting numbers.
+
+Invariants:
+    * Targets whose shape does not fit the predictions are refused: nothing is broadcast.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from replayml.core.errors import ConfigurationError
 from replayml.layers.optimizer import Optimizer
 from replayml.training.application import Application
 
@@ -23,9 +28,10 @@ class Regressor(Application):
         **kwargs: What `Application` takes.
 
     Example:
-        >>> import replayml
-        >>> replayml.Regressor(replayml.MultiLayerPerceptron(4, [8], 1)).loss
-        Layer(MSELoss)
+        >>> import replayml, torch
+        >>> app = replayml.Regressor(replayml.MultiLayerPerceptron(4, [8], 1), loss=torch.nn.L1Loss)
+        >>> app.loss
+        Layer(L1Loss)
     """
 
     def __init__(self, model: Any = None, loss: Any = None, optimizer: Optimizer | None = None, **kwargs: Any) -> None:
@@ -33,19 +39,34 @@ class Regressor(Application):
             self.model = model
         super().__init__(loss=nn.MSELoss if loss is None else loss, optimizer=optimizer, **kwargs)
 
-    def compute_loss(self, prediction: Any, target: Any) -> torch.Tensor:
+    def compute_loss(self, prediction: Any, target: Any) -> Any:
         """Return the loss.
 
         Args:
             prediction: ``(batch, targets)`` or ``(batch,)``.
-            target: The same number of values; a missing last dimension of size one is added.
+            target: The same; dimensions of size one may be missing or surplus.
         """
-        if isinstance(prediction, torch.Tensor) and prediction.numel() == target.numel():
-            target = target.reshape(prediction.shape).to(prediction.dtype)
+        target = _like(prediction, target)
+        if isinstance(target, torch.Tensor) and isinstance(prediction, torch.Tensor):
+            target = target.to(prediction.dtype)
         return super().compute_loss(prediction, target)
 
     def metrics_preprocess(self, prediction: Any, target: Any) -> tuple[Any, Any]:
         """Return predictions and targets of one shape, as torchmetrics takes them."""
-        if isinstance(prediction, torch.Tensor) and prediction.numel() == target.numel():
-            target = target.reshape(prediction.shape)
-        return prediction, target
+        return prediction, _like(prediction, target)
+
+
+def _like(prediction: Any, target: Any) -> Any:
+    """Return targets in the shape of the predictions; what is no tensor is left to the loss.
+
+    Raises:
+        ConfigurationError: When the shapes differ in more than dimensions of size one, and a loss would broadcast.
+    """
+    if not isinstance(prediction, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return target
+    if [size for size in target.shape if size != 1] != [size for size in prediction.shape if size != 1]:
+        raise ConfigurationError(
+            f"a Regressor takes a target for each predicted number; predictions are {tuple(prediction.shape)}, targets "
+            f"{tuple(target.shape)}. Give the model as many outputs as there are targets, or override compute_loss()"
+        )
+    return target.reshape(prediction.shape)

@@ -233,7 +233,7 @@ def _follow_type(model: nn.Module, old: Mapping[str, torch.dtype]) -> None:
         return
     ((before, after),) = changes
     if before is not after:
-        model._apply(lambda tensor: tensor.to(after) if tensor.dtype is before else tensor)
+        model._apply(lambda tensor: tensor.to(after) if tensor.dtype is before else tensor)  # type: ignore[no-untyped-call]
 
 
 # Memory ---------------------------------------------------------------------------------------------------------
@@ -242,4 +242,4 @@ def _follow_type(model: nn.Module, old: Mapping[str, torch.dtype]) -> None:
 def own_memory(model: nn.Module) -> None:
     """Copy weights that are read from a file into memory: the file may be about to be written again."""
     if model.__dict__.pop(MAPPED, False):
-        model._apply(lambda tensor: tensor.clone())
+        model._apply(lambda tensor: tensor.clone())  # type: ignore[no-untyped-call]

@@ -79,7 +79,12 @@ def test_every_input_is_split_from_a_thousand_rows_on() -> None:
 def test_a_module_never_sees_more_rows_than_the_batch_size() -> None:
     """Each call gets at most a batch of rows."""
     seen: list[int] = []
-    module = Returning(lambda x: (seen.append(len(x)), x)[1])
+
+    def noted(x: Any) -> Any:
+        seen.append(len(x))
+        return x
+
+    module = Returning(noted)
     predict(module, rows_of(10, 1), batch_size=4)
     assert seen == [4, 4, 2]
 

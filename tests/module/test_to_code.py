@@ -130,7 +130,8 @@ def run(code: str) -> Any:
 
 def statements(model: Any, **options: Any) -> list[str]:
     """Return the lines after the imports."""
-    return model.to_code(**options).split("\n\n", 1)[1].splitlines()
+    code: str = model.to_code(**options)
+    return code.split("\n\n", 1)[1].splitlines()
 
 
 def assert_faithful(model: Any) -> Any:
@@ -224,7 +225,7 @@ def test_what_is_shared_is_one_variable() -> None:
 
 def test_children_are_reached_whatever_holds_them() -> None:
     """Lists, plain containers, layers with modules among their arguments, and odd names."""
-    model = Net()
+    model: Any = Net()
     model.wrapped[0].configure(bias=False)
     model.plain[0].configure(nn.ReLU)
     model.add_module("odd name", Layer(nn.Linear, 1, 1))

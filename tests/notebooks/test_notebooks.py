@@ -19,7 +19,14 @@ SECONDS_PER_CELL = 120
 class OwnKernel(KernelSpecManager):
     """Finds the kernel of the running interpreter alone, whatever is registered on the machine."""
 
-    kernel_dirs: list[str] = []  # noqa: RUF012 (a trait of the base class, which is configured so)
+    kernel_dirs = ()
+
+
+class OwnManager(AsyncKernelManager):
+    """Starts that kernel."""
+
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return OwnKernel()
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_notebook_runs(notebook: nbformat.NotebookNode, tmp_path: Path, monkeypa
     folder.mkdir()
     client = NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=OwnKernel()),
+        kernel_manager_class=OwnManager,
         timeout=SECONDS_PER_CELL,
         resources={"metadata": {"path": str(folder)}},
     )

@@ -1,0 +1,169 @@
+"""`fit`, `validate`, `test` and `predict`: what an application does with data, by itself.
+
+Invariants:
+    * Each does what a trainer would do with the application and the loaders made of the data; nothing more is stored.
+    * An argument that would have no effect is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from replayml.core.errors import ConfigurationError
+from replayml.layers.external import External
+from replayml.module.predicting import predict_batches
+from replayml.training.data import as_loader
+from replayml.training.metrics import named_metrics
+from replayml.training.trainer import Trainer
+
+__all__ = ["Running"]
+
+
+class Running:
+    """The part of `Application` that this file is about."""
+
+    _modules: dict[str, nn.Module | None]
+
+    def _inputs_of(self, batch: Any, phase: TrainerFn | None) -> Any:
+        """Return the inputs in a batch."""
+        raise NotImplementedError
+
+    def create_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""
+        return Trainer(**kwargs)
+
+    def fit(
+        self,
+        train_data: Any = None,
+        val_data: Any = None,
+        max_epochs: int | None = None,
+        batch_size: int = 32,
+        *,
+        val_batch_size: int | None = None,
+        ckpt_path: str | Path | None = None,
+        trainer: LightningTrainer | None = None,
+        **trainer_kwargs: Any,
+    ) -> LightningTrainer:
+        """Train the model.
+
+        Args:
+            train_data: ``(x, y)`` of tensors or arrays, a dataset, a DataLoader or a LightningDataModule. None where
+                the application defines ``train_dataloader``.
+            val_data: The same, for validation after each epoch.
+            max_epochs: How often to go through the data.
+            batch_size: Rows in a batch, where ``train_data`` is no loader.
+            val_batch_size: The same for ``val_data``; by default ``batch_size``.
+            ckpt_path: Resume from this checkpoint; ``"last"`` and so on as in Lightning.
+            trainer: Train with this trainer; else one is made with ``trainer_kwargs``.
+            **trainer_kwargs: What `replayml.Trainer` takes.
+
+        Returns:
+            The trainer; its ``history`` has what was logged.
+
+        Raises:
+            RecipeError: When checkpoints are to be written, and could not be loaded.
+            ConfigurationError: When the arguments contradict one another.
+        """
+        if isinstance(train_data, LightningDataModule) and val_data is not None:
+            raise ConfigurationError("a LightningDataModule brings its own validation data; leave val_data out")
+        given = {**({} if max_epochs is None else {"max_epochs": max_epochs}), **trainer_kwargs}
+        trainer = _trainer_for(self, trainer, given)
+        loaders: dict[str, Any] = {}
+        if train_data is not None:
+            loaders["train_dataloaders"] = as_loader(train_data, batch_size=batch_size, shuffle=True)
+        if val_data is not None:
+            loaders["val_dataloaders"] = as_loader(val_data, batch_size=val_batch_size or batch_size)
+        app: Any = self
+        trainer.fit(app, **loaders, ckpt_path=ckpt_path)
+        return trainer
+
+    def validate(self, data: Any = None, **kwargs: Any) -> Mapping[str, float]:
+        """Return the validation loss and metrics over data; takes what `test` takes."""
+        return self._evaluate("validate", data, **kwargs)
+
+    def test(self, data: Any = None, **kwargs: Any) -> Mapping[str, float]:
+        """Return the test loss and metrics over data.
+
+        Args:
+            data: What `fit` takes.
+            **kwargs: ``metrics``, to be used instead of the application's; ``batch_size``, ``ckpt_path``, ``trainer``,
+                or what `replayml.Trainer` takes.
+        """
+        return self._evaluate("test", data, **kwargs)
+
+    def _evaluate(
+        self,
+        phase: Literal["validate", "test"],
+        data: Any,
+        *,
+        metrics: Any = None,
+        batch_size: int = 32,
+        ckpt_path: str | Path | None = None,
+        trainer: LightningTrainer | None = None,
+        **trainer_kwargs: Any,
+    ) -> Mapping[str, float]:
+        if trainer is None:
+            trainer_kwargs = {"logger": False, "enable_checkpointing": False, **trainer_kwargs}
+        trainer = _trainer_for(self, trainer, trainer_kwargs)
+        loaders = {} if data is None else {"dataloaders": as_loader(data, batch_size=batch_size)}
+        name = "val_metrics" if phase == "validate" else "test_metrics"
+        own = self._modules[name]
+        if metrics is not None:
+            chosen = named_metrics(metrics)
+            self._modules[name] = nn.ModuleDict({key: _built(metric) for key, metric in chosen.items()})
+        try:
+            results = getattr(trainer, phase)(self, **loaders, ckpt_path=ckpt_path, verbose=False)
+        finally:
+            self._modules[name] = own
+        return {key: value for result in results for key, value in result.items()}
+
+    def predict(self, *inputs: Any, batch_size: int = 32, device: Any = None, output_device: Any = None) -> Any:
+        """Return the model's output for inputs of many rows, batch by batch.
+
+        Args:
+            *inputs: What ``forward`` takes, each ``(rows, ...)``, as `Module.predict` takes them; or a dataset, a
+                DataLoader or a LightningDataModule, whose targets are left out.
+            batch_size: How many rows to run at once, where the inputs are no loader.
+            device: Where to run, which is where the model must be; its own device by default.
+            output_device: Where to gather the outputs; ``device`` by default.
+
+        Returns:
+            What ``forward`` returns, ``(rows, ...)``, in the order of the rows.
+        """
+        data = inputs[0] if len(inputs) == 1 else None
+        if not isinstance(data, (Dataset, DataLoader, LightningDataModule)):
+            return super().predict(  # type: ignore[misc]
+                *inputs, batch_size=batch_size, device=device, output_device=output_device
+            )
+        loader: Any = as_loader(data, batch_size=batch_size)
+        if isinstance(data, LightningDataModule):
+            data.prepare_data()
+            data.setup("predict")
+            loader = data.predict_dataloader()
+        found = (self._inputs_of(batch, TrainerFn.PREDICTING) for batch in loader)
+        batches = (tuple(one) if isinstance(one, (tuple, list)) else (one,) for one in found)
+        app: Any = self
+        return predict_batches(app, batches, device=device, output_device=output_device)
+
+
+def _trainer_for(app: Running, trainer: LightningTrainer | None, options: dict[str, Any]) -> LightningTrainer:
+    """Return the trainer that was given, or make one."""
+    if trainer is None:
+        return app.create_trainer(**options)
+    if options:
+        raise ConfigurationError(
+            f"{', '.join(options)} would have no effect, for the trainer was given. Leave one of the two out"
+        )
+    return trainer
+
+
+def _built(metric: nn.Module) -> Any:
+    return metric.build() if isinstance(metric, External) else metric
