@@ -137,10 +137,10 @@ class _Copier:
 def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
     """Return the record of a module as if all that is in force for it below some roots had been set by the user."""
     record = module._record
-    own = _serials(module)
     found: list[tuple[tuple[int, int], TapeEntry]] = []
     calls = _calls_from_above(module, roots)
     for below, at, node in _below(module, roots):
+        own = _came_along(module, at)
         for name, setting in settings_of(below).items() if below is not None else _latest(node):
             if _from_above(setting, module) and setting.serial not in own and setting.during not in calls:
                 told = _told(module, at, setting.told)
@@ -256,15 +256,16 @@ def _order(thing: Setting | Edit) -> tuple[int, int]:
     return (0 if thing.by is not None else 1, thing.serial)
 
 
-def _serials(module: Any) -> set[int]:
-    config = module._record.config
-    if config is None:
-        return set()
-    things: set[int] = set()
-    for _, node in config.below(()):
-        things |= {setting.serial for settings in node.items.values() for setting in settings}
-        things |= {edit.serial for edit in node.edits}
-    return things
+def _came_along(module: Any, at: Path) -> set[int]:
+    """Return the serials of what a module, and those on the way down to a place below it, brought into the tree."""
+    serials: set[int] = set()
+    for depth in range(len(at) + 1):
+        record = getattr(tags.child_at(module, at[:depth]), "_record", None)
+        node = None if record is None or record.config is None else record.config.find(at[depth:])
+        if node is not None:
+            serials |= {setting.serial for settings in node.items.values() for setting in settings}
+            serials |= {edit.serial for edit in node.edits}
+    return serials
 
 
 def _paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:

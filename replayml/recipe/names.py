@@ -36,7 +36,7 @@ _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LONGEST_SUGGESTED = 200
 
 _EXPECTED: Mapping[Kind, str] = {
-    "call": "a replayml module, a layer of torch.nn, or a class that was handed in with trust=",
+    "call": "a replayml module, a layer of torch.nn, a metric, or a class that was handed in with trust=",
     "class": "a class",
     "function": "a function",
     "enum": "an Enum class",
@@ -94,7 +94,7 @@ class Names:
         self._codecs: dict[str, object] = {}
         for thing in trust:
             self._add(thing)
-        metrics = torchmetrics_classes()
+        self._metrics = torchmetrics_classes()
         self._tables: tuple[Mapping[str, object], ...] = (
             self._trusted,
             registry,
@@ -102,7 +102,7 @@ class Names:
             CLASSES,
             FUNCTIONS,
             BUILTINS,
-            metrics,
+            self._metrics,
         )
         self._pinned = {id(thing): name for table in self._tables[2:] for name, thing in table.items()}
         self._methods: dict[str, bool] = {}
@@ -149,7 +149,7 @@ class Names:
             return False
         match kind:
             case "call":
-                is_layer = name in LAYERS and issubclass(found, nn.Module)
+                is_layer = (name in LAYERS or name in self._metrics) and issubclass(found, nn.Module)
                 return name in self._trusted or name in self._registry or is_layer or found is OrderedDict
             case "enum":
                 return issubclass(found, Enum)

@@ -1,13 +1,14 @@
-"""torch's own layers, given as arguments: the call that makes such a layer again.
+"""torch's own layers, and torchmetrics' metrics, given as arguments: the call that makes such a one again.
 
 A layer that torch made has no record of its call. Its arguments are read off its attributes, the call is made on the
 meta device, and what comes out is compared with the layer: its text, its attributes, its parameters and buffers with
-shapes and dtypes, its mode. Only when all agree is the call the layer's data form.
+shapes and dtypes, its mode. Only when all agree is the call the layer's data form. A metric is treated alike; what it
+has seen so far is its state, as the values of weights are, and no part of the call.
 
 Invariants:
     * A layer that differs from a new one in anything but the values of its weights is refused, with the difference.
-    * Nothing is allocated, and no random number is drawn.
-    * Only the exact classes of the table of ``torch.nn`` are called.
+    * No weight is allocated, and no random number is drawn.
+    * Only the exact classes of the tables of ``torch.nn`` and torchmetrics are called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn.parameter import is_lazy
 
 from replayml.core.tape import CallRecord
 from replayml.recipe.faults import Flaw
-from replayml.recipe.torch_names import LAYERS
+from replayml.recipe.torch_names import LAYERS, torchmetrics_classes
 
 __all__ = ["call_of", "check_sizes", "is_container", "is_layer"]
 
@@ -34,17 +35,52 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # What a call of the layer is not about: state, or what is compared on its own.
 _APART = frozenset({"_parameters", "_buffers", "_modules", "training", "_flat_weights", "_flat_weight_refs"})
 
+# What a metric has seen, and where it is; `update` and `compute` are wrapped for each instance.
+_METRIC_STATE = frozenset(
+    {
+        "_cache",
+        "_computed",
+        "_defaults",
+        "_device",
+        "_enable_grad",
+        "_forward_cache",
+        "_is_synced",
+        "_should_unsync",
+        "_to_sync",
+        "_update_count",
+        "_update_signature",
+        "compute",
+        "update",
+    }
+)
+
+# Arguments that every metric takes and that no signature shows.
+_METRIC_OPTIONS: Mapping[str, object] = MappingProxyType(
+    {
+        "compute_on_cpu": False,
+        "compute_with_cache": True,
+        "dist_sync_fn": None,
+        "dist_sync_on_step": False,
+        "process_group": None,
+        "sync_on_compute": True,
+    }
+)
+
 _MISSING = object()
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Tell whether a module is an instance of exactly one of torch's own layers.
+    """Tell whether a module is an instance of exactly one of torch's own layers, or of torchmetrics' metrics.
 
     Example:
         >>> is_layer(nn.Linear(1, 2)), is_layer(nn.Module())
         (True, False)
     """
-    return type(module) in _LAYER_TYPES
+    return type(module) in _LAYER_TYPES or _is_metric(module)
+
+
+def _is_metric(module: nn.Module) -> bool:
+    return any(type(module) is cls for cls in torchmetrics_classes().values())
 
 
 def is_container(module: nn.Module) -> bool:
@@ -72,6 +108,8 @@ def call_of(module: nn.Module, built: bool = False) -> CallRecord:
         call = _container_call(module)
         _compare(module, type(module)(), built, is_container=True)
         return call
+    if _is_metric(module):
+        return _metric_call(module)
     kwargs = _arguments(module)
     try:
         with torch.device("meta"):
@@ -94,9 +132,10 @@ def check_sizes(module: nn.Module) -> None:
 
 def _refusal(module: nn.Module, difference: str) -> Flaw:
     name = type(module).__name__
+    text, wrapper = (name, "External") if _is_metric(module) else (f"nn.{name}", "Layer")
     return Flaw(
         "bare-module",
-        f"this nn.{name} cannot be made again: {difference}. Use replayml.Layer(nn.{name}, ...), which records its "
+        f"this {text} cannot be made again: {difference}. Use replayml.{wrapper}({text}, ...), which records its "
         "call, or register a codec for it: codecs=[Codec(...)].",
     )
 
@@ -113,6 +152,54 @@ def _container_call(module: nn.Module) -> CallRecord:
     return CallRecord(
         type(module), tuple(children.values()) if is_numbered else (CallRecord(OrderedDict, (list(children.items()),)),)
     )
+
+
+# Metrics ------------------------------------------------------------------------------------------------------------
+
+
+def _metric_call(metric: Any) -> CallRecord:
+    """Return the call that makes a metric again."""
+    kwargs = _arguments(metric)
+    kwargs |= {
+        name: getattr(metric, name)
+        for name, default in _METRIC_OPTIONS.items()
+        if not _same(getattr(metric, name, default), default)
+    }
+    try:
+        remade = type(metric)(**kwargs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _refusal(metric, f"it cannot be made from its attributes ({error})") from error
+    difference = next(_metric_differences(metric, remade), None)
+    if difference is not None:
+        raise _refusal(metric, difference)
+    return CallRecord(type(metric), (), kwargs)
+
+
+def _metric_differences(metric: Any, remade: Any) -> Iterator[str]:
+    if type(metric) is not type(remade):
+        yield f"its class makes a {type(remade).__name__}"
+        return
+    old, new = vars(metric), vars(remade)
+    states = metric._defaults.keys() | remade._defaults.keys()
+    for name in sorted((old.keys() | new.keys()) - _APART - _METRIC_STATE - states):
+        if not _same_value(old.get(name, _MISSING), new.get(name, _MISSING)):
+            yield f"it has hooks ({name})" if name.endswith("_hooks") else f"its {name!r} is not that of a new one"
+    if metric._modules:
+        yield f"it has children: {', '.join(metric._modules)}"
+    for place, other in ((metric._defaults, remade._defaults), (metric._buffers, remade._buffers)):
+        if list(place) != list(other):
+            yield f"its states are {', '.join(place)}, those of a new one {', '.join(other)}"
+            return
+        for name, value in place.items():
+            if not _same_value(value, other[name]):
+                yield f"its state {name!r} does not start like that of a new one"
+
+
+def _same_value(one: object, other: object) -> bool:
+    """Tell whether two attributes of metrics are equal, tensors by their values."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype is other.dtype and one.shape == other.shape and torch.equal(one.cpu(), other.cpu())
+    return _same(one, other)
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
