@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 from replayml.core.config import Edit, next_serial
 from replayml.core.deferral import deferring, forget, is_stand_in
 from replayml.core.journal import note, refill, transaction
-from replayml.core.record import Forecast, Record
+from replayml.core.record import Forecast, Line, Record
 from replayml.core.tape import CallRecord, Where, caller
 
 __all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope"]
@@ -115,11 +116,15 @@ class ExtendedConstructorMeta(type):
         if "__from_ckpt_application" in kwargs:
             return cls._from_checkpoint_call(kwargs)  # type: ignore[attr-defined,no-any-return]
         top = scope()
-        forecast = None if top is None or top.by is None else _forecast(cls, top.by._record)
+        frame = sys._getframe(1)
+        line = (cls, frame.f_code, frame.f_lineno)
+        forecast = None if top is None or top.by is None else _forecast(line, top.by._record)
         module: Any = None if forecast is None else _again(forecast)
         if module is None:
             module = cls.__new__(cls, *args, **kwargs)
-        _record(module, cls, args, kwargs, top, forecast)
+        _record(module, cls, args, kwargs, top)
+        if top is not None and top.by is not None:
+            _note_creation(module, top.by, line, forecast)
         module._init_torch()
         cls.__pre_init__(module, *args, **kwargs)  # type: ignore[attr-defined]
         with transaction(), deferring():
@@ -140,7 +145,6 @@ def _record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     top: Frame | None,
-    forecast: Forecast | None,
 ) -> None:
     """Give a new module its record."""
     record = Record()
@@ -158,24 +162,30 @@ def _record(
     record.children = {}
     record.constructed_at = next_serial()
     module.__dict__["_record"] = record
-    if top is not None and top.by is not None:
-        record.maker = top.by
-        maker: Record = top.by._record
-        if maker.creations is None:
-            maker.creations = []
-        maker.creations.append(module)
-        if forecast is not None:
-            record.expected = (record.maker, forecast.path)
-            record.forecast = forecast.below
 
 
-def _forecast(cls: type, maker: Record) -> Forecast | None:
-    """Return where the module stood that its maker made at this point the last time, if that was of the same class."""
-    number = 0 if maker.creations is None else len(maker.creations)
-    if maker.forecast is None or number >= len(maker.forecast):
+def _note_creation(module: Any, by: Any, line: Line, forecast: Forecast | None) -> None:
+    """Note that the ``__init__`` of ``by`` made a module, and where it will stand if all is as the last time."""
+    record: Record = module._record
+    record.maker = by
+    record.line = line
+    maker: Record = by._record
+    if maker.creations is None or maker.made_at is None:
+        maker.creations, maker.made_at = [], {}
+    maker.creations.append(module)
+    maker.made_at[line] = maker.made_at.get(line, 0) + 1
+    if forecast is not None:
+        record.expected = (by, forecast.path)
+        record.forecast = forecast.below
+
+
+def _forecast(line: Line, maker: Record) -> Forecast | None:
+    """Return where the module stood that the same line of its maker made, as often before, in the last run."""
+    if maker.forecast is None:
         return None
-    forecast = maker.forecast[number]
-    return forecast if forecast is not None and forecast.module._record.call.cls is cls else None
+    number = 0 if maker.made_at is None else maker.made_at.get(line, 0)
+    of_line = maker.forecast.get(line, ())
+    return of_line[number] if number < len(of_line) else None
 
 
 def _again(forecast: Forecast) -> Any:

@@ -22,6 +22,8 @@ __all__ = ["Blueprint", "Forecast", "HookCall", "Record", "Slots"]
 
 NOTHING: Any = MappingProxyType({})
 
+Line = tuple[type, Any, int]
+
 
 class Blueprint:
     """The record of a model as it was when it was built; copies of the built model share it.
@@ -81,7 +83,7 @@ class Forecast(NamedTuple):
 
     module: Any
     path: Path
-    below: list[Forecast | None]
+    below: dict[Line, list[Forecast | None]]
 
 
 class Slots:
@@ -137,8 +139,11 @@ class Record:
         replaced: The slots of children that the user put in the place of others, by name.
         inferred: The sizes that were read off the example input.
         creations: The modules that its ``__init__`` made, in order.
-        forecast: The same of the run before, as far as settings wait for them.
+        made_at: How many of them each line made.
+        line: The line that made it: its class, the code and the line number.
+        forecast: Where the modules stood that each line made in the run before.
         expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
+        speculative: Whether it, or something below it, was made with settings of the place where it was expected.
         rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
         deferred: What brings it in line with its settings, while it waits for that.
         gone: Where its successor stands, after its parent was constructed again.
@@ -159,7 +164,10 @@ class Record:
     replaced: dict[str, str] | None = None
     plain: set[int] | None = None
     creations: list[Any] | None = None
-    forecast: list[Forecast | None] | None = None
+    made_at: dict[Line, int] | None = None
+    line: Line | None = None
+    forecast: dict[Line, list[Forecast | None]] | None = None
+    speculative: bool = False
     expected: tuple[Any, Path] | None = None
     gone: tuple[Any, Path] | None = None
     deferred: Callable[[Any], None] | None = None

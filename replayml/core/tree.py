@@ -24,7 +24,7 @@ from replayml.core.deferral import deferring
 from replayml.core.errors import ConfigurationError
 from replayml.core.journal import note, refill, transaction
 from replayml.core.meta import CALL, Frame, entered
-from replayml.core.record import NOTHING, Forecast
+from replayml.core.record import NOTHING, Forecast, Line
 from replayml.core.replay import arguments_again
 from replayml.core.tape import Path
 
@@ -112,7 +112,10 @@ def _nodes_at(module: Any, slots: Path) -> list[Node]:
 
 def settings_of(module: Any) -> dict[str, Setting]:
     """Return the setting in force for each name that somebody set on the module."""
-    return _in_force(nodes_of(module), module)
+    nodes = nodes_of(module)
+    if nodes and not module._record.links and module._record.expected is not None:
+        module._record.speculative = True
+    return _in_force(nodes, module)
 
 
 def _in_force(nodes: list[Node], module: Any) -> dict[str, Setting]:
@@ -156,6 +159,8 @@ def attach(parent: Any, slots: Path, child: Any) -> None:
     siblings = parent._record.children
     siblings[slots] = child
     note(siblings.pop, slots, None)
+    if record.speculative:
+        parent._record.speculative = True
     if record.config is not None:
         for top, path in tags.paths(parent):
             _graft(config_of(top), (*path, *slots), record.config)
@@ -246,12 +251,19 @@ def _graft(config: Config, path: Path, other: Config) -> None:
 
 def settle(module: Any) -> None:
     """Bring a module, and what is below it, in line with the settings that wait at its place."""
-    nodes = nodes_of(module)
-    if not nodes or module._record.deferred is not None:
+    record = module._record
+    if record.deferred is not None:
         return
-    if module._record.constructed and not _same(module._record.resolved, _in_force(nodes, module)):
+    nodes = nodes_of(module)
+    if not nodes and not record.speculative:
+        return
+    if record.constructed and not _same(record.resolved, _in_force(nodes, module)):
         reconstruct(module)
         return
+    if record.speculative:
+        for child in list(record.children.values()):
+            if child._record.speculative:
+                settle(child)
     _settle_below(module, nodes)
 
 
@@ -353,7 +365,8 @@ def reset(module: Any) -> None:
     known = dict(record.__dict__)
     note(_restore, record, known)
     record.forecast = _forecast(module)
-    record.creations = record.expected = None
+    record.creations = record.made_at = record.expected = None
+    record.speculative = False
     _release(module, module)
     record.children = {}
     record.resolved = NOTHING
@@ -363,12 +376,13 @@ def reset(module: Any) -> None:
     module._init_torch()
 
 
-def _forecast(module: Any) -> list[Forecast | None]:
+def _forecast(module: Any) -> dict[Line, list[Forecast | None]]:
     """Tell where each module that this one made stands."""
-    found: list[Forecast | None] = []
+    found: dict[Line, list[Forecast | None]] = {}
     for made in module._record.creations or ():
         path = _path_below(made, module)
-        found.append(None if path is None else Forecast(made, path, _forecast(made)))
+        forecast = None if path is None else Forecast(made, path, _forecast(made))
+        found.setdefault(made._record.line, []).append(forecast)
     return found
 
 

@@ -133,6 +133,8 @@ class Layer(External):
         unset = [
             name
             for name in inferable(self.classtype)
-            if name in named and named[name] is None and (name not in parameters or parameters[name].default is not None)
+            if name in named
+            and named[name] is None
+            and (name not in parameters or parameters[name].default is not None)
         ]
         return list(dict.fromkeys([*super()._left_open(named), *unset]))

@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -33,7 +34,7 @@ from replayml.layers.optimizer import Adam, Optimizer
 from replayml.module.module import Module
 from replayml.training import checkpoint, weights
 from replayml.training.first_batch import example_inputs
-from replayml.training.metrics import named_metrics
+from replayml.training.metrics import as_data, named_metrics
 from replayml.training.running import Running
 
 __all__ = ["Application"]
@@ -118,6 +119,22 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         self.train_metrics = named_metrics(metrics, train_metrics)
         self.val_metrics = named_metrics(metrics, val_metrics)
         self.test_metrics = named_metrics(metrics, test_metrics)
+
+    def __pre_init__(self, *args: Any, **kwargs: Any) -> None:
+        """Record collections of metrics as the metrics in them, which can be made again."""
+        record = self._record
+        for holder in (record, record.call):
+            if any(as_data(value) is not value for value in (*holder.args, *holder.kwargs.values())):
+                holder.args = tuple(as_data(value) for value in holder.args)
+                holder.kwargs = {name: as_data(value) for name, value in holder.kwargs.items()}
+
+    def configure(self, *args: Any, **kwargs: Any) -> Self:
+        """Change arguments, of the application or of what is below it; see `Module.configure`."""
+        values = {name: as_data(value) for name, value in kwargs.items()}
+        return super().configure(*(as_data(value) for value in args), **values)
+
+    # What it calls goes on the tape under the same name, so that a replay may call this one.
+    functools.update_wrapper(configure, Module.configure, assigned=())
 
     def _init_torch(self) -> None:
         with quiet():

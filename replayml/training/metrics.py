@@ -16,7 +16,7 @@ from torchmetrics import Metric, MetricCollection
 from replayml.core.errors import ArgumentError, ConfigurationError
 from replayml.layers.external import External
 
-__all__ = ["named_metrics"]
+__all__ = ["as_data", "named_metrics"]
 
 _TAKEN = "loss"  # what an application logs by itself
 
@@ -50,12 +50,23 @@ def named_metrics(*groups: Any) -> nn.ModuleDict:
     return nn.ModuleDict(found)
 
 
+def as_data(value: Any) -> Any:
+    """Return a collection of metrics as a dict of them by name, also inside of a list; other values as they are.
+
+    A collection knows which of its metrics share a state, which a record cannot say; logged one by one they do not.
+    """
+    if isinstance(value, MetricCollection):
+        return dict(value.items(keep_base=False))
+    if type(value) in (list, tuple) and any(isinstance(item, MetricCollection) for item in value):
+        return type(value)(as_data(item) for item in value)
+    return value
+
+
 def _named(group: Any) -> Iterator[tuple[str, nn.Module]]:
     """Yield the names and copies of what is given at one place."""
     if group is None:
         return
-    if isinstance(group, MetricCollection):
-        group = dict(group.items(keep_base=False))
+    group = as_data(group)
     if isinstance(group, Mapping):
         for name, metric in group.items():
             yield str(name), _copied(metric)

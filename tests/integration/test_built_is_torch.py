@@ -31,9 +31,7 @@ class HandMLP(nn.Module):
 
 class MLP(replayml.Module):
     def __init__(self, width: int = 4) -> None:
-        self.hidden = replayml.LayerList(
-            replayml.Layer(nn.Linear, None, width), replayml.Layer(nn.Linear, None, width)
-        )
+        self.hidden = replayml.LayerList(replayml.Layer(nn.Linear, None, width), replayml.Layer(nn.Linear, None, width))
         self.activation = replayml.Layer(nn.ReLU)
         self.out = replayml.Layer(nn.Linear, None, 3)
 

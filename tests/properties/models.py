@@ -57,7 +57,9 @@ def pick(options: list[Any], number: int) -> Any:
 
 def width_of(module: Any) -> dict[str, str]:
     """Return the name of the setting that stands for the width of a module."""
-    return "width" if "width" in module.configurables else "out_features" if "out_features" in module.configurables else ""
+    return (
+        "width" if "width" in module.configurables else "out_features" if "out_features" in module.configurables else ""
+    )
 
 
 def make(kind: str, width: int, given: Any = None) -> Any:

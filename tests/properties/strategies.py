@@ -161,7 +161,18 @@ def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one
     """Carry out an edit on a model; edits without a target do nothing."""
     what, first, *rest = edit
     scripted, lists = pick(_scripted(model), first) if isinstance(first, int) else None, None
-    if what in ("append", "append_shared", "insert", "pop", "remove", "extend", "setitem", "rotate", "append_wrong", "extend_wrong"):
+    if what in (
+        "append",
+        "append_shared",
+        "insert",
+        "pop",
+        "remove",
+        "extend",
+        "setitem",
+        "rotate",
+        "append_wrong",
+        "extend_wrong",
+    ):
         lists = pick(_lists(model), first)
         if lists is None:
             return
@@ -173,8 +184,10 @@ def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one
     elif what == "configure_path":
         target = pick(_with_width(model), first)
         path = target.tags[0]
-        if path and all(part.isidentifier() for part in path) and not any(
-            isinstance(m, External) for m in _above(model, path)
+        if (
+            path
+            and all(part.isidentifier() for part in path)
+            and not any(isinstance(m, External) for m in _above(model, path))
         ):
             model.configure(*path, **{width_of(target): rest[0]})
     elif what == "configure_script":
@@ -201,7 +214,9 @@ def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one
     elif what == "set_shared":
         setattr(scripted, rest[0], pick(_all(model), rest[1]))
     elif what == "set_fresh_around":
-        setattr(scripted, rest[0], Scripted((("given", "a"), ("make", "b", "linear", 0)), 3, pick(_all(model)[1:], rest[1])))
+        setattr(
+            scripted, rest[0], Scripted((("given", "a"), ("make", "b", "linear", 0)), 3, pick(_all(model)[1:], rest[1]))
+        )
     elif what == "replace":
         if scripted._modules:
             scripted.replace(pick(list(scripted._modules), rest[0]), make(rest[1], 3))
@@ -258,7 +273,9 @@ def picture(model: Any) -> list[Any]:
         groups.setdefault(id(module), len(groups))
     lines = []
     for path, module in model.named_modules(remove_duplicate=False):
-        lines.append((path, type(module).__qualname__, groups[id(module)], _effective(module, groups), _own(module, groups)))
+        lines.append(
+            (path, type(module).__qualname__, groups[id(module)], _effective(module, groups), _own(module, groups))
+        )
     return lines
 
 
@@ -341,7 +358,14 @@ def trace(*roots: Any) -> Any:
                 seen.append(sorted(record.applied or ()))
                 seen.append([id(entry) for entry in record.call.tape])
                 seen.append(id(record.maker))
-                seen.append((record.constructing, record.rebuilding if not os.environ.get("NOREB") else 0, record.gone, record.expected))
+                seen.append(
+                    (
+                        record.constructing,
+                        record.rebuilding if not os.environ.get("NOREB") else 0,
+                        record.gone,
+                        record.expected,
+                    )
+                )
                 seen.append(sorted(module.tags))
             lines.append(seen)
     return lines

@@ -37,9 +37,7 @@ def work(recipe: Any, edits: list[Any]) -> Any:
     return refused, picture, strategies.recorded(model)
 
 
-jobs = st.lists(
-    st.tuples(strategies.recipes(), st.lists(strategies.edits(), max_size=3)), min_size=8, max_size=8
-)
+jobs = st.lists(st.tuples(strategies.recipes(), st.lists(strategies.edits(), max_size=3)), min_size=8, max_size=8)
 
 
 @settings(max_examples=5)

@@ -51,7 +51,9 @@ def assert_well_formed(model: Any) -> None:
         assert sorted(module.tags) == sorted(paths)
         assert module.root_module is model
         assert not module.is_constructing
-    assert not any(type(item).__name__ == "DetachedConfigItem" for items in model._user_config.values() for item in items)
+    assert not any(
+        type(item).__name__ == "DetachedConfigItem" for items in model._user_config.values() for item in items
+    )
 
 
 @given(strategies.recipes(), many)
@@ -124,7 +126,10 @@ def test_a_copy_and_its_original_are_independent(recipe: Any, edits: list[Any], 
     """Edits of the copy do not reach the original, nor the other way round."""
     model = made(recipe, edits)
     new = model.new()
-    model_before, new_before = trace(model), picture(new), 
+    model_before, new_before = (
+        trace(model),
+        picture(new),
+    )
     for edit in later:
         strategies.try_to_perform(new, edit)
     assert trace(model) == model_before
