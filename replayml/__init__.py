@@ -50,7 +50,7 @@ from replayml.layers.layer import Layer
 from replayml.layers.optimizer import SGD, Adam, AdamW, Optimizer, RMSprop
 from replayml.module.module import Module
 from replayml.module.selection import Selection
-from replayml.recipe import Recipe
+from replayml.recipe import Codec, Recipe
 
 if TYPE_CHECKING:
     from replayml.training.application import Application
@@ -89,6 +89,7 @@ __all__ = [
     "CategoricalClassifier",
     "CheckpointError",
     "Classifier",
+    "Codec",
     "Config",
     "ConfigItem",
     "ConfigurationError",

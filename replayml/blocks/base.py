@@ -234,7 +234,8 @@ class BaseBlock(SequentialBlock):
         self._put("blocks", blocks, "append", None)
         size = self.__dict__.get(self._size_in)
         for index, inner in enumerate(list[Any](blocks)):
-            inner.configure(**self._passed_on(inner, index, size))
+            with not_top_level(self):
+                inner.configure(**self._passed_on(inner, index, size))
             size = size_after(inner, size)
         return self
 

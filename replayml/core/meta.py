@@ -108,6 +108,11 @@ class ExtendedConstructorMeta(type):
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
+        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            own = [attribute for attribute, value in namespace.items() if isinstance(value, property)]
+            mixins = [a for base in bases for a, value in vars(base).items() if isinstance(value, property)]
+            # TorchScript would compile our properties along with a model that never reads them
+            cls.__jit_unused_properties__ = [*getattr(cls, "__jit_unused_properties__", ()), *own, *mixins]
         if not is_stand_in(cls):
             ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
@@ -115,6 +120,8 @@ class ExtendedConstructorMeta(type):
         """Construct a module and record the call."""
         if "__from_ckpt_application" in kwargs:
             return cls._from_checkpoint_call(kwargs)  # type: ignore[attr-defined,no-any-return]
+        if any(type(value) in ITERATORS for value in args):
+            args = tuple(list(value) if type(value) in ITERATORS else value for value in args)
         top = scope()
         frame = sys._getframe(1)
         line = (cls, frame.f_code, frame.f_lineno)
@@ -201,6 +208,10 @@ def _again(forecast: Forecast) -> Any:
 
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
+
+
+# Given as an argument they can be read only once; a list of what they yield is recorded and passed on.
+ITERATORS = frozenset({types.GeneratorType, map, filter, zip, reversed, enumerate, type(iter([])), type(iter(()))})
 
 
 def capture(value: Any) -> Any:

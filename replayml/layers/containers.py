@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from torch import nn
 
-from replayml.core.errors import ConfigurationError
+from replayml.core.errors import AlreadyBuiltError, ConfigurationError
 from replayml.core.hooks import after_init, edit, stateful
 from replayml.core.journal import note, refill
 from replayml.core.meta import scope
@@ -217,6 +217,11 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
             raise ConfigurationError(f"{self._place()} holds modules, not classes. Wrap it: Layer({element.__name__})")
         if not isinstance(element, nn.Module):
             raise ConfigurationError(f"{self._place()} holds modules, not {element!r}")
+        if self._record.built and isinstance(element, Module) and not element._has_built:
+            raise AlreadyBuiltError(
+                f"{type(self).__name__} is built, and the new element is not: {element!r}. "
+                "Give a built one (layer.build()), or change an unbuilt copy of the model"
+            )
 
     def _pop(self, index: int) -> Any:
         modules = list(self._modules.values())

@@ -74,7 +74,7 @@ class Optimizer(External):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"_classtype": self._torch_class, **state})
+        super().__setstate__({"_classtype": self._torch_class, **state})  # type: ignore[no-untyped-call]
 
     # Configuring ----------------------------------------------------------------------------------------------
 

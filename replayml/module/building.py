@@ -200,6 +200,10 @@ def build(
         if isinstance(result, nn.Module) and (device is not None or dtype is not None):
             result.to(device=builder.device, dtype=dtype)
         places = {id(below): (below, path) for path, below in _records_inside(result)}
+    for below, _ in places.values():
+        for child in below._record.children.values():
+            if id(child) not in places and not child._record.built:
+                child._record.links = [link for link in child._record.links if link[0] is not below]
     blueprint = Blueprint(call, builder.sizes)
     for below, path in places.values():
         if builder.is_logging:
@@ -349,7 +353,8 @@ def _moved(value: Any, builder: Builder) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device=builder.device, dtype=builder.dtype if value.is_floating_point() else None)
     if isinstance(value, PackedSequence):
-        return value.to(builder.device, builder.dtype if value.data.is_floating_point() else None)
+        data = _moved(value.data, builder)
+        return PackedSequence(data, value.batch_sizes, value.sorted_indices, value.unsorted_indices)
     if isinstance(value, (tuple, list)):
         moved = [_moved(item, builder) for item in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)

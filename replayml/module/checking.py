@@ -81,6 +81,13 @@ class Sized(Protocol):
         """Return the sizes that an input contradicts, as ``(name, given, implied)``."""
 
 
+class Problems(list[Problem]):
+    """The problems of a model; printed, one line each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(str(problem) for problem in self) or "no problems found"
+
+
 def check(model: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> list[Problem]:
     """List every unset, mistyped or shape-inconsistent value of a model, without building it.
 
@@ -110,7 +117,7 @@ def check(model: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | No
             if args or kwargs:
                 checker.follow(on_meta(args), on_meta(dict(kwargs or {})))
             checker.make(checker.top)
-        return checker.listed()
+        return Problems(checker.listed())
 
 
 class _Watched:

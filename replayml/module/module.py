@@ -12,8 +12,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from replayml.module import building, checking, code, explain, predicting, wirin
 from replayml.module.checking import Problem
 from replayml.module.explain import Explanation
 from replayml.module.selection import select
-from replayml.recipe import Recipe
+from replayml.recipe import Codec, Recipe
 
 __all__ = ["Module"]
 
@@ -65,7 +65,8 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     _init_method: ClassVar[str] = "__init__"
     _defers: ClassVar[bool] = True
     _untracked: ClassVar[frozenset[str]] = frozenset()
-    _record: Record
+    if TYPE_CHECKING:  # TorchScript reads the annotations of a class and knows none of ours
+        _record: Record
 
     # Construction ---------------------------------------------------------------------------------------------
 
@@ -468,8 +469,11 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             return super().__reduce_ex__(protocol)
         return realize, (describe(self),)
 
-    def recipe(self) -> Recipe:
+    def recipe(self, *, codecs: Sequence[Codec] = ()) -> Recipe:
         """Return this model as data: strict JSON that `Recipe.from_json` reads in another process.
+
+        Args:
+            codecs: How to write values of types of your own; reading takes the same as ``trust=``.
 
         Raises:
             RecipeError: When an argument has no data form; names the place.
@@ -480,7 +484,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             >>> replayml.Recipe.from_json(mlp.recipe().to_json()).model().out_features
             3
         """
-        return Recipe.of(describe(self), built=self._record.built)
+        return Recipe.of(describe(self), codecs=codecs, built=self._record.built)
 
     # Building -------------------------------------------------------------------------------------------------
 

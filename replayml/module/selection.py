@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from replayml.core.errors import ConfigurationError, SelectionError, nearest
+from replayml.core.errors import AlreadyBuiltError, ConfigurationError, SelectionError, nearest, suggestion
 from replayml.core.journal import transaction
 from replayml.core.references import walk
 from replayml.core.tape import Path
@@ -139,8 +139,12 @@ class Selection:
     # Calling --------------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Callable[..., Selection]:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        first = next((module for _, module in self._found()), None) if not name.startswith("_") else self
+        if name.startswith("_") or (first is not None and not callable(getattr(first, name, None))):
+            raise AttributeError(
+                f"a Selection calls methods; {name!r} is none of {type(first).__name__}."
+                f"{suggestion(name, dir(type(first)))} For values: [m.{name} for m in selection.modules()]"
+            )
 
         def call(*args: Any, **kwargs: Any) -> Selection:
             found = list(self._found())
@@ -155,7 +159,21 @@ class Selection:
 
     def configure(self, *args: Any, **kwargs: Any) -> Selection:
         """Configure every selected module."""
+        record = getattr(self._root, "_record", None)
+        if record is not None and record.built:
+            raise AlreadyBuiltError(
+                f"{type(self._root).__name__} is built; its configuration is fixed. "
+                "Configure an unbuilt copy: model.new()[...].configure(...)"
+            )
         return self.__getattr__("configure")(*args, **kwargs)
+
+    def log_output(self, name: str) -> Selection:
+        """Keep the last output of the first match in the logs."""
+        return self.first.__getattr__("log_output")(name)
+
+    def log_input(self, name: str) -> Selection:
+        """Keep the last input of the first match in the logs."""
+        return self.first.__getattr__("log_input")(name)
 
     def _call(self, module: Any, path: Path, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         method = getattr(module, name, None)

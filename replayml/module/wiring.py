@@ -8,8 +8,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -47,7 +47,8 @@ class Wiring:
     """The part of `replayml.Module` that this file is about."""
 
     _styles: ClassVar[dict[str, Callable[..., Any]]] = {}
-    _record: Any
+    if TYPE_CHECKING:
+        _record: Any
 
     # Dicts as input and output --------------------------------------------------------------------------------
 
@@ -312,12 +313,24 @@ class Wiring:
     @property
     def device(self) -> torch.device:
         """The device of the first parameter; the CPU when there is none."""
+        if "device" in self.__dict__:
+            return self.__dict__["device"]  # type: ignore[no-any-return]
         return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+
+    @device.setter
+    def device(self, value: Any) -> None:
+        self.__dict__["device"] = value  # a user's own attribute of that name
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the first floating point parameter; torch's default when there is none."""
+        if "dtype" in self.__dict__:
+            return self.__dict__["dtype"]  # type: ignore[no-any-return]
         return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.get_default_dtype())
+
+    @dtype.setter
+    def dtype(self, value: Any) -> None:
+        self.__dict__["dtype"] = value  # a user's own attribute of that name
 
     def _tensors(self) -> Iterable[torch.Tensor]:
         yield from self.parameters()  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -45,10 +46,13 @@ Stage = Literal["train", "val", "test"]
 LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))) | {
     "trainer",
     "fabric",
+    "_compile_kwargs",
     "_compiler_ctx",
     "_hparams",
     "_hparams_initial",
     "_hparams_name",
+    "_is_torch_compile",
+    "training",
     "forward",
     "training_step",
     "validation_step",
@@ -142,7 +146,7 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
 
     # Lightning's own, where both bases have it ----------------------------------------------------------------
 
-    @property
+    @property  # type: ignore[misc]
     def device(self) -> torch.device:
         """The device that Lightning put the model on."""
         return LightningModule.device.fget(self)  # type: ignore[attr-defined,no-any-return]
@@ -183,7 +187,12 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
     def build(self, *args: Any, **kwargs: Any) -> Self:
         """Make the weights, and note the recipe for checkpoints: see `Module.build`."""
         if not self._has_built:
-            super().build(*args, **kwargs)
+            # What was compiled is compiled for weights; the example goes through layers that have none yet.
+            stance: AbstractContextManager[Any] = (
+                nullcontext() if self._compiler_ctx is None else torch.compiler.set_stance("force_eager")
+            )
+            with stance:
+                super().build(*args, **kwargs)
             checkpoint.note_recipe(self)
         return self
 
@@ -268,6 +277,10 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         """Return the predictions and targets as the metrics take them."""
         return prediction, target
 
+    # Logging is Python; torch.compile cannot trace it, and stops before it instead.
+    log = torch.compiler.disable(LightningModule.log)  # type: ignore[no-untyped-call]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def log_metrics(self, stage: Stage, prediction: Any, target: Any, **options: Any) -> None:
         """Update the metrics of a stage and log them, each as ``{stage}_{name}``.
 

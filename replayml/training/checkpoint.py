@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
-from torch import nn
 
 from replayml.core.copying import describe
 from replayml.core.errors import CheckpointError, RecipeError
@@ -218,7 +217,7 @@ def _opened(path: Any, map_location: Any) -> tuple[Any, bool]:
             with get_filesystem(path).open(str(path), "rb") as file:
                 path = io.BytesIO(file.read())
         return torch.load(path, map_location=map_location, weights_only=True), False
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         raise RecipeError(
@@ -277,11 +276,14 @@ def _made(
     settings: Mapping[str, Any] | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
-) -> nn.Module:
+) -> Any:
     """Return a built application from its record."""
     app = realize(record)
     if settings:
         app.configure(**settings)
-    take_sizes(app, sizes, changed=bool(settings))
-    built: nn.Module = app.build(*args, **(kwargs or {}))
-    return built
+    taken = take_sizes(app, sizes, changed=bool(settings))
+    app.build(*args, **(kwargs or {}))
+    if taken:
+        app._record.blueprint.sizes.update(taken)
+        note_recipe(app)
+    return app

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from replayml.core.errors import RecipeError
+from replayml.core.meta import quiet
 from replayml.core.references import walk
 from replayml.core.tape import Path
 from replayml.layers.layer import Layer
@@ -99,8 +100,8 @@ def _from_data(value: Any) -> Any:
             return value
 
 
-def take_sizes(model: Module, sizes: Mapping[Path, Mapping[str, Any]], changed: bool) -> None:
-    """Give an unbuilt model the sizes that were found when it was first built.
+def take_sizes(model: Module, sizes: Mapping[Path, Mapping[str, Any]], changed: bool) -> dict[Path, dict[str, Any]]:
+    """Give an unbuilt model the sizes that were found when it was first built, and return those that it took.
 
     Args:
         model: The model.
@@ -110,17 +111,21 @@ def take_sizes(model: Module, sizes: Mapping[Path, Mapping[str, Any]], changed: 
     Raises:
         RecipeError: When a size is for something that cannot take it.
     """
+    taken = {}
     for path, values in sizes.items():
         module = walk(model, path)
         told = module.__dict__.get("_computed", ()) if isinstance(module, Module) else ()
         names = module._told_by_input() if isinstance(module, Layer) else tuple(told)
         unknown = [name for name in values if name not in names]
         if isinstance(module, Module) and not unknown:
-            module._take_sizes(values)
+            with quiet():
+                module._take_sizes(values)
+            taken[path] = dict(values)
         elif not changed:
             raise _refusal(
                 f"nothing at {'.'.join(path)!a} takes {', '.join(map(ascii, unknown or values))} from its input"
             )
+    return taken
 
 
 def _refusal(message: str) -> RecipeError:

@@ -32,6 +32,8 @@ MAPPED = "_weights_are_mapped"
 _LEAST_MATCH = 0.1
 _MOST_PLACES = 10
 
+_CHILDREN = ("_parameters", "_buffers", "_modules")
+
 
 class _WithoutWeights(TorchFunctionMode):
     """Makes tensors that are not initialised, or random, on the meta device; those that are computed, for real."""
@@ -156,7 +158,7 @@ def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Calla
         source = next((name for name in group if name in given), group[0])
         for name in group:
             _put(model, name, _get(model, source))
-    _complete(model, make)
+    _complete(model, make, given)
     _follow_type(model, old)
 
 
@@ -201,14 +203,14 @@ def _put(model: nn.Module, name: str, tensor: Any) -> None:
     setattr(model.get_submodule(path), last, tensor)
 
 
-def _complete(model: nn.Module, make: Callable[[], nn.Module]) -> None:
+def _complete(model: nn.Module, make: Callable[[], nn.Module], given: Mapping[str, Any]) -> None:
     """Replace what is still on the meta device, in attributes too, by what a newly built model has there."""
     left = [
         (path, name)
         for path, module in model.named_modules()
         for place in (module._parameters, module._buffers, module.__dict__)
         for name, value in place.items()
-        if name not in ("_parameters", "_buffers", "_modules") and _holds_meta(value)
+        if name not in _CHILDREN and ".".join(filter(None, (path, name))) not in given and _holds_meta(value)
     ]
     if not left:
         return

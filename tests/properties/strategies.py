@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -126,7 +125,7 @@ def edits() -> st.SearchStrategy[Any]:
         st.tuples(st.just("remove"), number, small),
         st.tuples(st.just("extend"), number, kind, kind),
         st.tuples(st.just("setitem"), number, small, kind),
-        *([] if os.environ.get("NOROT") else [st.tuples(st.just("rotate"), number)]),
+        st.tuples(st.just("rotate"), number),
         st.tuples(st.just("count"), number, small),
         st.tuples(st.just("widen"), number, small),
         st.tuples(st.just("mark"), number, words),
@@ -268,15 +267,21 @@ _OURS = frozenset({"_record", "_classtype", "_named", "_surplus"})
 
 def picture(model: Any) -> list[Any]:
     """Return all that can be seen of a model: paths, classes, arguments in force, attributes, sharing, hooks."""
-    groups: dict[int, int] = {}
-    for _, module in model.named_modules():
+    return _picture(model, {})
+
+
+def _picture(model: Any, groups: dict[int, int]) -> list[Any]:
+    _number(model, groups)
+    return [
+        (path, type(module).__qualname__, groups[id(module)], _effective(module, groups), _own(module, groups))
+        for path, module in model.named_modules(remove_duplicate=False)
+    ]
+
+
+def _number(model: Any, groups: dict[int, int]) -> None:
+    """Give each module a number, in the order in which they are met, by which sharing is seen."""
+    for module in model.modules():
         groups.setdefault(id(module), len(groups))
-    lines = []
-    for path, module in model.named_modules(remove_duplicate=False):
-        lines.append(
-            (path, type(module).__qualname__, groups[id(module)], _effective(module, groups), _own(module, groups))
-        )
-    return lines
 
 
 def _effective(module: Any, groups: dict[int, int]) -> Any:
@@ -287,6 +292,8 @@ def _effective(module: Any, groups: dict[int, int]) -> Any:
     if isinstance(module, External):
         named = {key: _plain(value, groups) for key, value in module.kwargs.items()}
         return module.classtype, named, _plain(module.__dict__["_surplus"], groups)
+    if isinstance(module, LayerList):
+        return None  # its arguments are its elements, unless they were taken out
     named, surplus = bind(type(module), module._record.args, module._record.kwargs)
     named = {**named, **{key: setting.value for key, setting in settings_of(module).items()}}
     return {key: _plain(value, groups) for key, value in sorted(named.items())}, _plain(surplus, groups)
@@ -308,10 +315,13 @@ def _own(module: Any, groups: dict[int, int]) -> Any:
 
 def _plain(value: Any, groups: dict[int, int]) -> Any:
     if isinstance(value, CallRecord):
+        if id(value) in groups:
+            return groups[id(value)]
+        groups[id(value)] = len(groups)
         tape = [_entry(entry, groups) for entry in value.tape]
         return value.cls.__name__, _plain(value.args, groups), _plain(value.kwargs, groups), tape
     if isinstance(value, nn.Module):
-        return ("in the tree", groups[id(value)]) if id(value) in groups else ("outside", picture(value))
+        return groups[id(value)] if id(value) in groups else _picture(value, groups)
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, (list, tuple)):
@@ -323,7 +333,8 @@ def _plain(value: Any, groups: dict[int, int]) -> Any:
 
 def recorded(model: Any) -> list[Any]:
     """Return the tape of a model in a form that can be compared."""
-    groups = {id(module): index for index, (_, module) in enumerate(model.named_modules())}
+    groups: dict[int, int] = {}
+    _number(model, groups)
     return [_entry(entry, groups) for entry in model.tape]
 
 
@@ -333,7 +344,8 @@ def _entry(entry: Any, groups: dict[int, int]) -> Any:
 
 def user_settings(model: Any) -> Any:
     """Return what the user configured, in a form that can be compared."""
-    groups = {id(module): index for index, (_, module) in enumerate(model.named_modules())}
+    groups: dict[int, int] = {}
+    _number(model, groups)
     return {path: _plain(value, groups) for path, value in model.get_user_configuration().items()}
 
 
@@ -341,7 +353,7 @@ def trace(*roots: Any) -> Any:
     """Return everything that a failed call might have changed, identities included."""
     lines: list[Any] = []
     for root in roots:
-        if isinstance(root, Module) and root._record.config is not None or isinstance(root, Module):
+        if isinstance(root, Module):
             lines.append([id(entry) for entry in root._record.call.tape])
             config = root._record.config
             lines.append([] if config is None else [(key, list(value)) for key, value in config.items()])
@@ -358,14 +370,7 @@ def trace(*roots: Any) -> Any:
                 seen.append(sorted(record.applied or ()))
                 seen.append([id(entry) for entry in record.call.tape])
                 seen.append(id(record.maker))
-                seen.append(
-                    (
-                        record.constructing,
-                        record.rebuilding if not os.environ.get("NOREB") else 0,
-                        record.gone,
-                        record.expected,
-                    )
-                )
+                seen.append((record.constructing, record.rebuilding, record.deferred))
                 seen.append(sorted(module.tags))
             lines.append(seen)
     return lines

@@ -615,6 +615,7 @@ def test_what_lightning_sets_on_an_unbuilt_application_is_not_recorded() -> None
 
 
 @pytest.mark.parametrize("built", [False, True])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own look
 def test_a_compiled_application_trains(built: bool, tmp_path: Path) -> None:
     """trainer.fit(torch.compile(app)) trains, and writes a checkpoint that loads like any other."""
     app = classifier()
