@@ -187,6 +187,24 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
     if slots in siblings:
         del siblings[slots]
         note(siblings.__setitem__, slots, child)
+    if not record.links and record.children:
+        _stand_back(child)
+
+
+def _stand_back(gone: Any) -> None:
+    """Let what a module that was taken out shares with others stand at the others' places first."""
+    inside: dict[int, Any] = {}
+    stack = [gone]
+    while stack:
+        module = stack.pop()
+        if id(module) not in inside:
+            inside[id(module)] = module
+            stack += module._record.children.values()
+    for module in inside.values():
+        links = module._record.links
+        if len(links) > 1 and id(links[0][0]) in inside:
+            note(setattr, module._record, "links", links)
+            module._record.links = sorted(links, key=lambda link: id(link[0]) in inside)
 
 
 def forget_own(module: Any, slot: str) -> None:
@@ -434,6 +452,9 @@ def _repeat_edits(target: Any, everything: bool) -> None:
                     pending.setdefault(edit.serial, (edit, top, at))
     for serial in sorted(pending):
         edit, top, at = pending[serial]
+        node = top._record.config.find(at)
+        if node is None or not any(edit is other for other in node.edits):
+            continue  # a part of another edit, which was made again and made it anew
         module = tags.child_at(top, at)
         record = getattr(module, "_record", None)
         if record is None or record.built or serial in (record.applied or ()):

@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, Self
 
@@ -58,6 +58,7 @@ LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.M
     "validation_step",
     "test_step",
     "predict_step",
+    checkpoint.DEFAULT_DTYPE,
     checkpoint.FAULT,
     checkpoint.EXPECTED,
     weights.MAPPED,
@@ -300,11 +301,11 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         prediction = self.forward_with(inputs)
         losses = self.compute_loss(prediction, target)
         rows = target.shape[0] if isinstance(target, torch.Tensor) and target.dim() else None
-        options: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": rows}
+        options: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": rows, "sync_dist": True}
         named = dict(losses) if isinstance(losses, Mapping) else {"loss": losses}
         total: Any = sum(named.values())
         for name, value in {**named, "loss": total}.items():
-            self.log(f"{stage}_{name}", value, on_step=stage == "train", sync_dist=stage != "train", **options)
+            self.log(f"{stage}_{name}", value, on_step=stage == "train", **options)
         self.log_metrics(stage, prediction, target, prog_bar=True, batch_size=rows)
         return total  # type: ignore[no-any-return]
 
@@ -355,7 +356,7 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         strict: bool | None = None,
         weights_only: bool | None = True,
         *,
-        trust: tuple[object, ...] | list[object] = (),
+        trust: Sequence[object] = (),
         **kwargs: Any,
     ) -> Any:
         """Load a trained application, without knowing its class or its arguments.

@@ -13,8 +13,10 @@ Invariants:
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from replayml.core.errors import CheckpointError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
 from replayml.recipe import Recipe
+from replayml.recipe.faults import shown
 from replayml.training import weights
 from replayml.training.randomness import random_state, resume_randomness
 from replayml.training.sizes import read_sizes, take_sizes, write_sizes
@@ -35,10 +38,16 @@ RECIPE_KEY = "__from_ckpt_application"
 ARGS_KEY = "__build_args"
 KWARGS_KEY = "__build_kwargs"
 SIZES_KEY = "sizes"
+DTYPE_KEY = "default_dtype"
 RANDOM_KEY = "replayml_random_state"
 
 FAULT = "_recipe_fault"
 EXPECTED = "_expected_weights"
+DEFAULT_DTYPE = "_default_dtype"
+
+_DTYPES = MappingProxyType(
+    {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+)
 
 _NO_CHECKPOINT = (
     "A checkpoint of this model could not be loaded again, so none is written. {remedy}, or train with "
@@ -61,7 +70,11 @@ def note_recipe(app: Any) -> None:
         for key in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY):
             app.hparams.pop(key, None)
         return
-    app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: {SIZES_KEY: sizes}})
+    build = {SIZES_KEY: sizes}
+    dtype = app.__dict__.setdefault(DEFAULT_DTYPE, torch.get_default_dtype())
+    if dtype is not torch.float32:
+        build[DTYPE_KEY] = str(dtype)
+    app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: build})
 
 
 def require_recipe(app: Any) -> None:
@@ -99,7 +112,8 @@ def _check_weights(app: Any, state: Mapping[str, Any]) -> None:
 def _expected_weights(app: Any) -> dict[str, tuple[int, ...] | None]:
     """Return the shape of each weight that the recipe of an application makes."""
     try:
-        made = weights.skeleton(lambda: _made(describe(app), _sizes_of(app)))
+        with _default_dtype(app.__dict__.get(DEFAULT_DTYPE)):
+            made = weights.skeleton(lambda: _made(describe(app), _sizes_of(app)))
     except Exception as error:
         error.add_note(f"while making {type(app).__name__} again, as loading its checkpoint would")
         raise
@@ -168,10 +182,11 @@ def load(
         raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict'")
     parameters = content.get("hyper_parameters", {})
     record = _record_of(cls, parameters, trust)
-    sizes = _sizes_from(parameters)
+    sizes, dtype = _build_arguments(parameters)
 
     def make() -> Any:
-        return _made(record, sizes, settings)
+        with _default_dtype(dtype):
+            return _made(record, sizes, settings)
 
     app = weights.skeleton(make)
     app.on_load_checkpoint(content)
@@ -197,9 +212,11 @@ def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
     """
     settings = {name: value for name, value in keywords.items() if name not in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY)}
     build_kwargs = dict(keywords.get(KWARGS_KEY) or {})
-    sizes = read_sizes(build_kwargs.pop(SIZES_KEY, "[]"))
+    own = {key: build_kwargs.pop(key) for key in (SIZES_KEY, DTYPE_KEY) if key in build_kwargs}
+    sizes, dtype = _build_arguments({KWARGS_KEY: own})
     record = _record_of(cls, keywords, ())
-    return _made(record, sizes, settings, tuple(keywords.get(ARGS_KEY) or ()), build_kwargs)
+    with _default_dtype(dtype):
+        return _made(record, sizes, settings, tuple(keywords.get(ARGS_KEY) or ()), build_kwargs)
 
 
 def _opened(path: Any, map_location: Any) -> tuple[Any, bool]:
@@ -258,16 +275,33 @@ def _record_of(cls: type, parameters: Any, trust: tuple[object, ...]) -> CallRec
     return record
 
 
-def _sizes_from(parameters: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Return the sizes that a file gives; it may give nothing else for the build."""
+def _build_arguments(parameters: Mapping[str, Any]) -> tuple[dict[tuple[str, ...], dict[str, Any]], torch.dtype | None]:
+    """Return the sizes that a file gives, and torch's default type at the build; it may give nothing else."""
     given = parameters.get(KWARGS_KEY, {})
-    if parameters.get(ARGS_KEY) or not isinstance(given, Mapping) or given.keys() - {SIZES_KEY}:
-        raise RecipeError(
-            "bad-build-arguments",
-            f"hyper_parameters.{KWARGS_KEY}",
-            "a checkpoint gives the sizes of the built model, and nothing else",
-        )
-    return read_sizes(given.get(SIZES_KEY, "[]"))
+    if parameters.get(ARGS_KEY) or not isinstance(given, Mapping) or given.keys() - {SIZES_KEY, DTYPE_KEY}:
+        raise _bad_build("a checkpoint gives the sizes of the built model and torch's default type, and nothing else")
+    name = given.get(DTYPE_KEY, str(torch.float32))
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise _bad_build(f"the default type is one of {', '.join(_DTYPES)}, not {shown(name)}")
+    return read_sizes(given.get(SIZES_KEY, "[]")), _DTYPES[name]
+
+
+def _bad_build(message: str) -> RecipeError:
+    return RecipeError("bad-build-arguments", f"hyper_parameters.{KWARGS_KEY}", message)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Let torch make floating point tensors of a type, as it did when a model was built; None for the type of now."""
+    old = torch.get_default_dtype()
+    if dtype is None or dtype is old:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(old)
 
 
 def _made(

@@ -81,7 +81,7 @@ class Classifier(Application):
         """
         if self.task != "multiclass":
             return super().compute_loss(prediction, self._like_logits(target, prediction).to(prediction.dtype))
-        if target.shape == prediction.shape:
+        if target.shape == prediction.shape and prediction.dim() > 1:
             return super().compute_loss(prediction, target.to(prediction.dtype))
         target = self._class_indices(target, prediction)
         if self.make_targets_one_hot:
@@ -92,7 +92,7 @@ class Classifier(Application):
         """Return logits and integer targets, as torchmetrics takes them."""
         if self.task != "multiclass":
             return prediction, self._like_logits(target, prediction).long()
-        if target.shape == prediction.shape:
+        if target.shape == prediction.shape and prediction.dim() > 1:
             return prediction, target.argmax(1)
         return prediction, self._class_indices(target, prediction)
 

@@ -7,9 +7,11 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 
@@ -17,23 +19,61 @@ from replayml.core.errors import NotBuiltError
 from replayml.layers.external import External
 from replayml.training.randomness import fixed_randomness
 
-__all__ = ["example_inputs"]
+__all__ = ["build_from", "example_inputs", "hands_weights_back"]
 
 
 def example_inputs(app: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of the build: none where no size is open.
+    """Return the arguments of the build, none where no size is open; for an application that a trainer has.
 
     Args:
         app: The unbuilt application.
 
     Raises:
-        NotBuiltError: When the sizes are open and there is no data to read them off.
+        NotBuiltError: When sizes are open and there is no data to read them off.
     """
+    trainer = app._trainer
+    if trainer is None or trainer.state.fn is None:
+        return _example(app, None, None)
+    if trainer.state.fn is TrainerFn.FITTING and hands_weights_back(trainer):
+        raise NotBuiltError(
+            f"{type(trainer.strategy).__name__} trains in processes of its own, which can hand weights back only to a "
+            "model that is built before. Build it first: app.build(x)"
+        )
+    loop = {
+        TrainerFn.FITTING: trainer.fit_loop,
+        TrainerFn.VALIDATING: trainer.validate_loop,
+        TrainerFn.TESTING: trainer.test_loop,
+        TrainerFn.PREDICTING: trainer.predict_loop,
+    }[trainer.state.fn]
+    return _example(app, loop._data_source.dataloader, trainer.state.fn)
+
+
+def build_from(app: Any, loader: Any) -> None:
+    """Build an application before its training starts, from the first training batch.
+
+    Args:
+        app: The unbuilt application.
+        loader: What it will be trained with.
+    """
+    args, kwargs = _example(app, lambda: loader, TrainerFn.FITTING)
+    app.build(*args, **kwargs)
+
+
+def hands_weights_back(trainer: Any) -> bool:
+    """Tell whether a trainer trains a copy of the model in another process, and takes its weights over at the end."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def _example(
+    app: Any, get_loader: Callable[[], Any] | None, phase: TrainerFn | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if not _needs_example(app):
         return (), {}
     example = app.example_input_array
     if example is None:
-        inputs = app._inputs_of(_first_batch(app), app.trainer.state.fn)
+        if get_loader is None:
+            raise _no_example(app, "there is no data")
+        inputs = app._inputs_of(_first_batch(app, get_loader(), phase), phase)
         return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
     if isinstance(example, dict):
         return (), example
@@ -47,20 +87,10 @@ def _needs_example(app: Any) -> bool:
     )
 
 
-def _first_batch(app: Any) -> Any:
-    """Return the first batch of what the trainer is about to run, as a step would get it."""
-    trainer = app._trainer
-    if trainer is None or trainer.state.fn is None:
-        raise _no_example(app, "there is no data")
-    loop = {
-        TrainerFn.FITTING: trainer.fit_loop,
-        TrainerFn.VALIDATING: trainer.validate_loop,
-        TrainerFn.TESTING: trainer.test_loop,
-        TrainerFn.PREDICTING: trainer.predict_loop,
-    }[trainer.state.fn]
-    loader = loop._data_source.dataloader()
+def _first_batch(app: Any, loader: Any, phase: TrainerFn | None) -> Any:
+    """Return the first batch of a loader, as a step would get it."""
     if isinstance(loader, (list, tuple, dict)):
-        loader = CombinedLoader(loader, "max_size_cycle" if trainer.state.fn is TrainerFn.FITTING else "sequential")
+        loader = CombinedLoader(loader, "max_size_cycle" if phase is TrainerFn.FITTING else "sequential")
     loaders = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
     if any(one is iter(one) for one in loaders if not hasattr(one, "dataset")):
         raise _no_example(app, "the data can be read only once")
@@ -70,6 +100,9 @@ def _first_batch(app: Any) -> Any:
         raise _no_example(app, "the data holds no batch")
     if isinstance(loader, CombinedLoader):
         batch = batch[0]
+    trainer = app._trainer
+    if trainer is None:
+        return batch
     batch = app._on_before_batch_transfer(batch)
     batch = app._apply_batch_transfer_handler(batch, torch.get_default_device())
     return trainer.precision_plugin.convert_input(batch)

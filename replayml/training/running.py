@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -21,6 +21,7 @@ from replayml.core.errors import ConfigurationError
 from replayml.layers.external import External
 from replayml.module.predicting import predict_batches
 from replayml.training.data import as_loader
+from replayml.training.first_batch import build_from, hands_weights_back
 from replayml.training.metrics import named_metrics
 from replayml.training.trainer import Trainer
 
@@ -40,6 +41,31 @@ class Running:
         """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""
         return Trainer(**kwargs)
 
+    @overload
+    def fit(
+        self,
+        train_data: Any = None,
+        val_data: Any = None,
+        max_epochs: int | None = None,
+        batch_size: int = 32,
+        *,
+        val_batch_size: int | None = None,
+        ckpt_path: str | Path | None = None,
+        trainer: None = None,
+        **trainer_kwargs: Any,
+    ) -> Trainer: ...
+    @overload
+    def fit(
+        self,
+        train_data: Any = None,
+        val_data: Any = None,
+        max_epochs: None = None,
+        batch_size: int = 32,
+        *,
+        val_batch_size: int | None = None,
+        ckpt_path: str | Path | None = None,
+        trainer: LightningTrainer,
+    ) -> LightningTrainer: ...
     def fit(
         self,
         train_data: Any = None,
@@ -82,6 +108,12 @@ class Running:
         if val_data is not None:
             loaders["val_dataloaders"] = as_loader(val_data, batch_size=val_batch_size or batch_size)
         app: Any = self
+        if (
+            not app._has_built
+            and hands_weights_back(trainer)
+            and isinstance(loaders.get("train_dataloaders"), DataLoader)
+        ):
+            build_from(app, loaders["train_dataloaders"])
         trainer.fit(app, **loaders, ckpt_path=ckpt_path)
         return trainer
 

@@ -6,19 +6,19 @@ Operands name modules by number, modulo how many there are, so that each script 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-import replayml
+from replayml.core.hooks import after_build, after_init, before_build, edit, stateful
 from replayml.layers.containers import LayerList, Parallel, Sequential
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
-from replayml.core.hooks import after_build, after_init, before_build, edit, stateful
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - the tests read better so
     """Raised by a script that does not take a width."""
 
 
@@ -55,7 +55,7 @@ def pick(options: list[Any], number: int) -> Any:
     return options[number % len(options)] if options else None
 
 
-def width_of(module: Any) -> dict[str, str]:
+def width_of(module: Any) -> str:
     """Return the name of the setting that stands for the width of a module."""
     return (
         "width" if "width" in module.configurables else "out_features" if "out_features" in module.configurables else ""
@@ -211,7 +211,7 @@ def _refuse(self: Any, width: int, extra: Any, flag: bool, wrong: int) -> None:
         raise Refused(wrong)
 
 
-STEPS = {
+STEPS: dict[str, Callable[..., None]] = {
     "make": _make,
     "child": _child,
     "child_with": _child_with,
@@ -267,7 +267,7 @@ class Scripted(Module):
         setattr(self, name, Layer(nn.Linear, self.width, 5))
 
     @stateful
-    def half(self, number: int) -> None:
+    def spoil(self, number: int) -> None:
         """Fail after many changes."""
         self.counted = 1000
         self.flag = not self.flag
@@ -280,7 +280,7 @@ class Scripted(Module):
             if width_of(other):
                 other.configure(width_of(other), 77)
         self.late = Layer(nn.Tanh)
-        raise Refused("half")
+        raise Refused("spoil")
 
     @after_build
     def finish(self, word: str) -> None:

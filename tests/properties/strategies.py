@@ -132,7 +132,7 @@ def edits() -> st.SearchStrategy[Any]:
         st.tuples(st.just("grow"), number, name),
         st.tuples(st.just("finish"), number, words),
         st.tuples(st.just("prepare"), number, words),
-        st.tuples(st.just("half"), number, small),
+        st.tuples(st.just("spoil"), number, small),
         st.tuples(st.just("unknown"), number),
         st.tuples(st.just("append_wrong"), number),
         st.tuples(st.just("extend_wrong"), number, kind),
@@ -156,25 +156,19 @@ def _with_width(model: Any) -> list[Any]:
     return [module for module in _all(model) if width_of(module)]
 
 
-def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one branch for each edit
+_OF_LISTS = frozenset(
+    {"append", "append_shared", "insert", "pop", "remove"}
+    | {"extend", "setitem", "rotate", "append_wrong", "extend_wrong"}
+)
+
+
+def perform(model: Any, edit: Any) -> None:
     """Carry out an edit on a model; edits without a target do nothing."""
     what, first, *rest = edit
-    scripted, lists = pick(_scripted(model), first) if isinstance(first, int) else None, None
-    if what in (
-        "append",
-        "append_shared",
-        "insert",
-        "pop",
-        "remove",
-        "extend",
-        "setitem",
-        "rotate",
-        "append_wrong",
-        "extend_wrong",
-    ):
-        lists = pick(_lists(model), first)
-        if lists is None:
-            return
+    scripted: Any = pick(_scripted(model), first) if isinstance(first, int) else None
+    lists: Any = pick(_lists(model), first) if what in _OF_LISTS else None
+    if what in _OF_LISTS and lists is None:
+        return
     if what == "configure":
         target = pick(_with_width(model), first)
         target.configure(width_of(target), rest[0])
@@ -188,7 +182,7 @@ def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one
             and all(part.isidentifier() for part in path)
             and not any(isinstance(m, External) for m in _above(model, path))
         ):
-            model.configure(*path, **{width_of(target): rest[0]})
+            model.configure(*path, **{str(width_of(target)): rest[0]})
     elif what == "configure_script":
         scripted.configure(script=rest[0])
     elif what == "configure_extra":
@@ -247,7 +241,7 @@ def perform(model: Any, edit: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - one
     elif what == "extend_wrong":
         lists.extend([make(rest[0], 3), "no module"])
     elif what == "set_cycle":
-        setattr(scripted, "z", pick(_all(model), rest[0]))
+        scripted.z = pick(_all(model), rest[0])
     else:
         getattr(scripted, what)(*rest)
 
@@ -378,7 +372,7 @@ def trace(*roots: Any) -> Any:
 
 # Attempts ---------------------------------------------------------------------------------------------------------
 
-REFUSALS = (Refused, ConfigurationError, IndexError, KeyError, ValueError, TypeError)
+REFUSALS = (Refused, ConfigurationError, IndexError, KeyError, ValueError, TypeError, AttributeError)
 
 
 def attempt(recipe: Any) -> Any:

@@ -250,7 +250,7 @@ def test_forward_leaves_no_entry_on_the_tape() -> None:
 
 def test_running_the_unbuilt_model_says_to_build_it() -> None:
     """A forward pass before the build names the layer and ``build``."""
-    with pytest.raises(NotBuiltError, match="Linear at 'hidden' has no weights yet. Build the model first"):
+    with pytest.raises(NotBuiltError, match=r"Linear at 'hidden' has no weights yet\. Build the model first"):
         Net()(torch.zeros(3, 4))
 
 
@@ -351,7 +351,7 @@ def test_a_build_that_lacks_a_size_leaves_the_model_unbuilt_and_usable() -> None
 
 def test_a_constructor_that_raises_leaves_the_model_unbuilt_and_usable() -> None:
     """The constructor's own error comes with the place of the layer; the model can be corrected and built."""
-    model = Sequential(Layer(Counted), Parallel(a=Layer(Refusing, 13)))
+    model: Any = Sequential(Layer(Counted), Parallel(a=Layer(Refusing, 13)))
     before = strategies.trace(model)
     with pytest.raises(ArithmeticError, match="not 13") as caught:
         model.build(seed=3)
@@ -441,7 +441,7 @@ def double(module: nn.Module, args: Any, output: Any) -> Any:
 
 def altered() -> Any:
     """Return a built model with a mode, dtype, frozen part, tie and hook of its own."""
-    model = Sequential(Net(), LayerList(Layer(nn.Dropout)))
+    model: Any = Sequential[Any](Net(), LayerList(Layer(nn.Dropout)))
     tied = Tied()
     tied.tie()
     model.append(tied)
@@ -497,7 +497,7 @@ def test_a_built_tree_has_the_sharing_of_the_unbuilt_one(recipe: Any, edits: lis
     assume(model is not None)
     for edit in edits:
         strategies.try_to_perform(model, edit)
-    paths = {path: module for path, module in model.named_modules(remove_duplicate=False)}
+    paths = dict(model.named_modules(remove_duplicate=False))
     inside = {
         id(below)
         for module in model.modules()

@@ -178,7 +178,7 @@ class Explosive(Module):
     @edit
     def repeated(self, error: BaseException) -> None:
         """Raise after a change."""
-        self.items = LayerList()
+        self.items: Any = LayerList()
         raise error
 
 

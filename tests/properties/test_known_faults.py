@@ -92,7 +92,7 @@ def test_misspelt_and_surplus_arguments_are_refused_when_they_are_given(wrapper:
     """A wrong keyword or too many positional arguments of the wrapped class raise at once, and name the right one."""
     with pytest.raises(ArgumentError, match=r"takes no 'bais'. Did you mean 'bias'\?"):
         wrapper(nn.Linear, 8, 8, bais=False)
-    with pytest.raises(ArgumentError, match="at most 5|5 positional|takes"):
+    with pytest.raises(ArgumentError, match=r"takes"):
         wrapper(nn.Linear, 8, 8, True, None, None, 7)
     with pytest.raises(TypeError):
         wrapper(nn.Linear, 8, 8, in_features=8)

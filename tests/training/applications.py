@@ -33,6 +33,12 @@ def saving(folder: Path, **options: Any) -> dict[str, Any]:
     return {**QUIET, "enable_checkpointing": True, "default_root_dir": folder, **options}
 
 
+def best_path(trainer: Any) -> str:
+    """Return where a trainer wrote its best checkpoint."""
+    path: str = trainer.checkpoint_callback.best_model_path
+    return path
+
+
 # Data -----------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +93,7 @@ class Digits(LightningDataModule):
 # Models ---------------------------------------------------------------------------------------------------------
 
 
-def network(outputs: int = 10, width: int = 16, inputs: int | None = None) -> replayml.Sequential:
+def network(outputs: int = 10, width: int = 16, inputs: int | None = None) -> Any:
     """Return a small network, whose first size is read off the input if it is not given."""
     return replayml.Sequential(
         replayml.Layer(nn.Linear, inputs, width),
@@ -178,8 +184,8 @@ class Hooked(replayml.Classifier):
         self.seen: list[Any] = []
 
     @replayml.before_fit
-    def freeze(self, index: int) -> None:
-        self.seen.append(("freeze", self._has_built, self.trainer.global_step, len(self.trainer.optimizers)))
+    def still(self, index: int) -> None:
+        self.seen.append(("still", self._has_built, self.trainer.global_step, len(self.trainer.optimizers)))
         self.model[index].requires_grad_(False)
 
     @replayml.after_fit

@@ -21,6 +21,7 @@ from tests.training.applications import (
     Digits,
     Hooked,
     Scaled,
+    best_path,
     classifier,
     digits,
     loader,
@@ -75,8 +76,7 @@ def test_a_plain_trainer_does_the_same(kind: str) -> None:
     assert accuracy > 0.8
     assert trainer.validate(app, data, verbose=False)[0]["val_accuracy"] == pytest.approx(accuracy)
     assert trainer.test(app, data, verbose=False)[0]["test_accuracy"] == pytest.approx(accuracy)
-    batches = trainer.predict(app, loader(digits()) if kind == "loader" else data)
-    assert batches is not None
+    batches: Any = trainer.predict(app, loader(digits()) if kind == "loader" else data)
     assert torch.equal(torch.cat(batches), app.predict(digits()[0], batch_size=100))
 
 
@@ -116,7 +116,7 @@ def test_looking_at_the_first_batch_changes_no_order() -> None:
 
     def weights(built: bool, generator: bool) -> Tensor:
         torch.manual_seed(3)
-        options = {"generator": torch.Generator().manual_seed(1)} if generator else {}
+        options: Any = {"generator": torch.Generator().manual_seed(1)} if generator else {}
         app = classifier()
         if built:
             app.build(digits()[0][:1])
@@ -224,7 +224,7 @@ def test_arguments_without_effect_are_refused() -> None:
     with pytest.raises(replayml.ConfigurationError, match="brings its own validation data; leave val_data out"):
         app.fit(Digits(), digits(), **QUIET)
     with pytest.raises(replayml.ConfigurationError, match="max_epochs would have no effect, for the trainer was given"):
-        app.fit(digits(), max_epochs=2, trainer=plain_trainer())
+        app.fit(digits(), max_epochs=2, trainer=plain_trainer())  # type: ignore[call-overload]
 
 
 def test_a_stream_trains_the_model() -> None:
@@ -290,7 +290,7 @@ def test_every_form_of_metrics(metrics: Any, names: list[str], tmp_path: Path) -
     found = {name for name in trainer.callback_metrics if "loss" not in name}
     assert found == {f"{phase}_{name}" for phase in ("train", "val") for name in names} | {"val_extra"}
     assert trainer.callback_metrics[f"val_{names[0]}"] == pytest.approx(expected)
-    again = replayml.Application.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    again = replayml.Application.load_from_checkpoint(best_path(trainer))
     for one in (app, again):
         results = one.test(digits(), **QUIET)
         assert set(results) == {"test_loss", *(f"test_{name}" for name in names)}
@@ -368,7 +368,7 @@ def test_every_form_of_losses(loss: Any, tmp_path: Path) -> None:
     trusted = [NoModule] if loss is NoModule else []
     trainer = app.fit(loader((x, y.float())), max_epochs=1, **saving(tmp_path))
     assert trainer.history.epoch["train_loss"]["value"] == pytest.approx([29.247], abs=0.01)
-    again = replayml.Application.load_from_checkpoint(trainer.checkpoint_callback.best_model_path, trust=trusted)
+    again = replayml.Application.load_from_checkpoint(best_path(trainer), trust=trusted)
     assert again.test((x, y.float()), **QUIET) == app.test((x, y.float()), **QUIET)
 
 
@@ -408,7 +408,7 @@ def test_an_application_with_its_own_steps_optimizer_and_arguments(tmp_path: Pat
     trainer = app.fit(digits(), digits(), max_epochs=2, **saving(tmp_path))
     assert {"my_loss", "val_loss", "val_multiclassaccuracy"} <= trainer.callback_metrics.keys()
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**2)
-    again = replayml.Application.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    again = replayml.Application.load_from_checkpoint(best_path(trainer))
     assert type(again) is Scaled
     assert (again.scale, len(again.layers)) == (2.0, 2)
     assert torch.equal(again.predict(digits()[0]), app.predict(digits()[0]))
@@ -416,7 +416,7 @@ def test_an_application_with_its_own_steps_optimizer_and_arguments(tmp_path: Pat
 
 def test_it_is_configured_and_edited_like_any_module() -> None:
     """Arguments, layers and the optimizer are configured before the build, and the model trains as configured."""
-    app = Scaled(12, depth=1).configure(width=7, depth=2, scale=0.5)
+    app: Any = Scaled(12, depth=1).configure(width=7, depth=2, scale=0.5)
     app["layers", 0].configure(bias=False)
     app.fit(digits(), max_epochs=1, **QUIET)
     assert [tuple(layer.weight.shape) for layer in app.layers] == [(7, 64), (7, 7)]
@@ -436,10 +436,10 @@ def test_hyper_parameters_that_a_user_saves_stay_readable(ignoring: bool, tmp_pa
     app = Saver(network(), width=4, table=(1, 2), ignoring=ignoring)
     assert app.hparams["width"] == 4
     trainer = app.fit(digits(), max_epochs=1, **saving(tmp_path))
-    content = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    content = torch.load(best_path(trainer), weights_only=True)
     assert content["hyper_parameters"]["width"] == 4
     assert "model" not in content["hyper_parameters"]
-    again = replayml.Application.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    again = replayml.Application.load_from_checkpoint(best_path(trainer))
     assert (again.hparams["width"], again.hparams["table"]) == (4, (1, 2))
     assert torch.equal(again.predict(digits()[0]), app.predict(digits()[0]))
 
@@ -495,14 +495,14 @@ def test_other_forms_of_optimizers(optimizer: Any) -> None:
 def test_hooks_run_once_around_the_first_training() -> None:
     """@before_fit runs on the built model before there is an optimizer, @after_fit at the end; neither runs twice."""
     app = Hooked()
-    app.freeze(0)
+    app.still(0)
     app.thaw(0)
     assert app.seen == []
     app.validate(digits(), **QUIET)
     assert app.seen == []
     before = app.model[0].weight.clone()
     app.fit(digits(), max_epochs=2, batch_size=100, **QUIET)
-    assert app.seen == [("freeze", True, 0, 0), ("thaw", True, 12, True)]
+    assert app.seen == [("still", True, 0, 0), ("thaw", True, 12, True)]
     assert torch.equal(before, app.model[0].weight)
     app.fit(digits(), max_epochs=1, batch_size=100, **QUIET)
     assert len(app.seen) == 2
@@ -512,11 +512,11 @@ def test_hooks_run_once_around_the_first_training() -> None:
 def test_hooks_wait_in_copies_too() -> None:
     """A copy of a built model has its own waiting hooks, and new() and a tree around the model have them as well."""
     app = Hooked()
-    app.freeze(0)
+    app.still(0)
     app.build(digits()[0][:1])
     for other in (copy.deepcopy(app), pickle.loads(pickle.dumps(app)), dill.loads(dill.dumps(app)), app.new(), app):
         other.fit(digits(), max_epochs=1, **QUIET)
-        assert [name for name, *_ in other.seen] == ["freeze"]
+        assert [name for name, *_ in other.seen] == ["still"]
 
 
 class FrozenLayer(replayml.Layer):
@@ -546,10 +546,10 @@ def test_hooks_run_where_a_user_overrides_lightnings() -> None:
         def on_fit_end(self) -> None: ...
 
     app = Own()
-    app.freeze(0)
+    app.still(0)
     app.thaw(0)
     app.fit(digits(), max_epochs=1, **QUIET)
-    assert [name for name, *_ in app.seen] == ["freeze", "thaw"]
+    assert [name for name, *_ in app.seen] == ["still", "thaw"]
 
 
 # Copies ---------------------------------------------------------------------------------------------------------
@@ -624,5 +624,5 @@ def test_a_compiled_application_trains(built: bool, tmp_path: Path) -> None:
     trainer = plain_trainer(enable_checkpointing=True, default_root_dir=tmp_path)
     trainer.fit(torch.compile(app, backend="eager"), loader(digits()), loader(digits()))  # type: ignore[arg-type]
     assert len(app.tape) == 0
-    again = replayml.Application.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
+    again = replayml.Application.load_from_checkpoint(best_path(trainer))
     assert torch.equal(again.predict(digits()[0]), app.predict(digits()[0]))
