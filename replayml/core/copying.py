@@ -101,7 +101,9 @@ class _Copier:
         others = [
             root
             for root in tags.roots(owner)
-            if id(root) not in self._owners and not any(root is above for above in self._above)
+            if id(root) not in self._owners
+            and not any(root is above for above in self._above)
+            and not self._made_again(root._record.maker)
         ]
         return _with_settings_from_above(owner, others) if others else record
 

@@ -146,6 +146,7 @@ class Record:
         speculative: Whether it, or something below it, was made with settings of the place where it was expected.
         rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
         deferred: What brings it in line with its settings, while it waits for that.
+        sharing: Whether it, or something below it, stands in several places.
         gone: Where its successor stands, after its parent was constructed again.
     """
 
@@ -175,6 +176,7 @@ class Record:
     constructed: bool = False
     constructed_at: int = 0
     rebuilding: bool = False
+    sharing: bool = False
     rewrapped: bool = False
     built: bool = False
     blueprint: Blueprint | None = None

@@ -161,6 +161,10 @@ def attach(parent: Any, slots: Path, child: Any) -> None:
     note(siblings.pop, slots, None)
     if record.speculative:
         parent._record.speculative = True
+    if len(record.links) > 1 or record.sharing:
+        for above in tags.ancestors(parent):
+            above._record.sharing = True
+        _stand_forward(child)
     if record.config is not None:
         for top, path in tags.paths(parent):
             _graft(config_of(top), (*path, *slots), record.config)
@@ -191,15 +195,33 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
         _stand_back(child)
 
 
-def _stand_back(gone: Any) -> None:
-    """Let what a module that was taken out shares with others stand at the others' places first."""
+def _stand_forward(come: Any) -> None:
+    """Let what stands below a module that came into a tree stand there first, and not in what the tree's maker left."""
+    top = tags.root(come)
+    inside = _subtree(come)
+    for module in inside.values():
+        links = module._record.links
+        if len(links) > 1:
+            first = tags.root(module)
+            if first is not top and made_within(first, top):
+                note(setattr, module._record, "links", links)
+                module._record.links = sorted(links, key=lambda link: tags.root(link[0]) is not top)
+
+
+def _subtree(top: Any) -> dict[int, Any]:
     inside: dict[int, Any] = {}
-    stack = [gone]
+    stack = [top]
     while stack:
         module = stack.pop()
         if id(module) not in inside:
             inside[id(module)] = module
             stack += module._record.children.values()
+    return inside
+
+
+def _stand_back(gone: Any) -> None:
+    """Let what a module that was taken out shares with others stand at the others' places first."""
+    inside = _subtree(gone)
     for module in inside.values():
         links = module._record.links
         if len(links) > 1 and id(links[0][0]) in inside:
@@ -348,13 +370,7 @@ def _shared_outside(site: Any) -> Any:
     """Return a module outside of ``site`` that holds something made by ``site``, or None."""
     if not site._record.children and not site._record.creations:
         return None
-    inside: dict[int, Any] = {}
-    stack = [site]
-    while stack:
-        module = stack.pop()
-        if id(module) not in inside:
-            inside[id(module)] = module
-            stack += module._record.children.values()
+    inside = _subtree(site)
     for module in inside.values():
         for made in module._record.creations or ():
             for parent, _ in made._record.links:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -21,8 +22,13 @@ def failing(action: Callable[[], object]) -> None:
 def test_a_transaction_that_raises_undoes_its_notes_last_first() -> None:
     """Notes are carried out in reverse order, once."""
     done: list[int] = []
+
+    def two() -> None:
+        note(done.append, 1)
+        note(done.append, 2)
+
     with pytest.raises(KeyError):
-        failing(lambda: (note(done.append, 1), note(done.append, 2)))
+        failing(two)
     assert done == [2, 1]
 
 
@@ -32,7 +38,7 @@ def test_an_inner_transaction_undoes_its_own_part_only() -> None:
     with transaction():
         note(done.append, 1)
         with pytest.raises(KeyError):
-            failing(lambda: note(done.append, 2))
+            failing(partial(note, done.append, 2))
     assert done == [2]
 
 
@@ -40,6 +46,12 @@ def test_an_inner_transaction_undoes_its_own_part_only() -> None:
 def test_a_failed_transaction_restores_any_list(before: list[int], added: list[int]) -> None:
     """A list to which a failed transaction appended is as it was."""
     box = list(before)
+
+    def append_all() -> None:
+        for number in added:
+            note(box.pop)
+            box.append(number)
+
     with pytest.raises(KeyError):
-        failing(lambda: [(note(box.pop), box.append(number)) for number in added])
+        failing(append_all)
     assert box == before

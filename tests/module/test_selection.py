@@ -51,7 +51,7 @@ def test_what_a_selector_matches(selector: Any, paths: list[str]) -> None:
 
 def test_a_call_reaches_each_match_and_is_recorded() -> None:
     """``configure`` on a selection changes each match, and a copy has the changes."""
-    net = Net()
+    net: Any = Net()
     net[..., "activation"].configure(nn.GELU)
     for other in (net, net.new()):
         assert [block.activation.classtype for block in other.blocks] == [nn.GELU] * 3

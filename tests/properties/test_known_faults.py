@@ -157,7 +157,7 @@ def test_compiling_does_not_compile_again_on_each_call() -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(built, backend=backend, fullgraph=True)
+    compiled: Any = torch.compile(built, backend=backend, fullgraph=True)
     x = torch.randn(2, 4)
     for _ in range(5):
         torch.testing.assert_close(compiled(x), built(x))

@@ -349,7 +349,7 @@ def test_one_object_in_several_arguments_stays_one_and_others_are_copied() -> No
     values = [1, 2]
     model = Keeping(shared, [shared, values], {"values": values, "layer": shared}, len)
     model.late = [values, shared]
-    new = model.new()
+    new: Any = model.new()
     assert new.first is new.second[0] is new.table["layer"] is new.late[1]
     assert new.second[1] is new.table["values"] is new.late[0]
     assert new.first is not shared

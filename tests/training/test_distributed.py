@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 import replayml
-from tests.training.applications import QUIET, digits
+from tests.training.applications import QUIET, classifier, digits, plain_trainer
 
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import json, os, sys, warnings
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 torch.set_num_threads(1)
 import replayml
 from pathlib import Path
@@ -26,7 +28,7 @@ from tests.training.applications import Hooked, best_path, digits, loader, netwo
 def main():
     strategy, folder = sys.argv[1], Path(sys.argv[2])
     torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))  # each process draws weights of its own
-    app = Hooked(network(), optimizer=replayml.SGD(lr=0.5))
+    app = Hooked(network(), optimizer=replayml.Adam(lr=0.05))
     app.still(0)
     options = saving(folder, devices=2, strategy=strategy)
     trainer = app.fit(loader(digits(), shuffle=True), loader(digits()), max_epochs=8, **options)
@@ -93,3 +95,14 @@ def test_spawned_processes_hand_the_weights_back(tmp_path: Path) -> None:
     (report,) = run("ddp_spawn", tmp_path)
     assert report["metrics"]["val_accuracy"] > 0.5
     check_checkpoint(report)
+
+
+def test_spawning_asks_for_a_built_model(tmp_path: Path) -> None:
+    """A plain trainer that would spawn with an unbuilt application says to build it, before it trains."""
+    app = classifier()
+    trainer = plain_trainer(strategy="ddp_spawn", devices=1)
+    trainer.state.fn = TrainerFn.FITTING
+    app.trainer = trainer
+    with pytest.raises(replayml.NotBuiltError, match=r"in processes of its own.*Build it first: app.build\(x\)"):
+        app.configure_model()
+    app.build(digits()[0][:1]).configure_model()
