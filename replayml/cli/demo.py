@@ -145,7 +145,7 @@ def run(folder: Path, epochs: int = 12, seed: int = 0) -> int:
     )
 
     console.print("[bold]4.[/bold] new() with Tanh instead, trained the same way")
-    second_trainer, second_accuracy = train(second, digits, epochs, seed, folder / "tanh")
+    _, second_accuracy = train(second, digits, epochs, seed, folder / "tanh")
 
     table = Table("model", "activation", "test accuracy", title="Handwritten digits")
     table.add_row("first", "GELU", f"{first_accuracy:.2%}")

@@ -141,15 +141,16 @@ def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
     record = module._record
     found: list[tuple[tuple[int, int], TapeEntry]] = []
     calls = _calls_from_above(module, roots)
+    inside = {edit.serial for _, _, node in _below(module, roots) for edit in node.edits}
     for below, at, node in _below(module, roots):
         own = _came_along(module, at)
         for name, setting in settings_of(below).items() if below is not None else _latest(node):
-            if _from_above(setting, module) and setting.serial not in own and setting.during not in calls:
+            if _from_above(setting, module, inside) and setting.serial not in own and setting.during not in calls:
                 told = _told(module, at, setting.told)
                 entry = TapeEntry(told, "configure", (name, capture(setting.value)), {}, setting.where)
                 found.append((_order(setting), entry))
         for edit in node.edits:
-            if _from_above(edit, module) and edit.serial not in own and edit.during not in calls:
+            if _from_above(edit, module, inside) and edit.serial not in own and edit.during not in calls:
                 found.append((_order(edit), _Relocation(module, at, edit).entry()))
     found += [((1, serial), entry) for serial, entry in calls.items()]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
@@ -296,8 +297,11 @@ def _latest(node: Node) -> Iterator[tuple[str, Setting]]:
             yield name, by_user[-1]
 
 
-def _from_above(thing: Setting | Edit, module: Any) -> bool:
-    """Tell whether something was set by the user or from outside of a module, and not as a part of another edit."""
-    if isinstance(thing.maker, Edit):
-        return False
+def _from_above(thing: Setting | Edit, module: Any, inside: set[int]) -> bool:
+    """Tell whether something was set by the user or from outside of a module, and not as a part of an edit inside."""
+    maker = thing.maker
+    while isinstance(maker, Edit):
+        if maker.serial in inside:
+            return False
+        maker = maker.maker
     return thing.by is None or not any(above is module for above in tags.ancestors(thing.by))

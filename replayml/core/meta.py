@@ -195,11 +195,15 @@ def _forecast(line: Line, maker: Record) -> Forecast | None:
     return of_line[number] if number < len(of_line) else None
 
 
+def _has_own_new(cls: Any) -> bool:
+    return cls.__new__ is not object.__new__
+
+
 def _again(forecast: Forecast) -> Any:
     """Return the object of the last time, empty, if nobody else has it now."""
     module = forecast.module
     record: Record = module.__dict__["_record"]
-    if record.gone is None or record.links or record.built or record.call.cls.__new__ is not object.__new__:
+    if record.gone is None or record.links or record.built or _has_own_new(record.call.cls):
         return None
     forget(module)
     note(refill, module.__dict__, dict(module.__dict__))

@@ -100,7 +100,7 @@ class Replayer:
             args = self.value(entry.args, module, outer)
             kwargs = self.value(dict(entry.kwargs), module, outer)
             with entered(Frame(REPLAY, None, where=entry.where), fresh=True):
-                method(target, *args, **kwargs)  # type: ignore[misc]
+                method(target, *args, **kwargs)
         except Exception as error:
             raise _replay_error(number, entry, f"{type(error).__name__}: {error}", module) from error
 

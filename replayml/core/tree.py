@@ -155,6 +155,9 @@ def attach(parent: Any, slots: Path, child: Any) -> None:
     else:
         record.links.append((parent, slots))
     record.expected = None
+    if record.gone is not None:
+        note(setattr, record, "gone", record.gone)
+        record.gone = None
     note(_unlink, record, parent, slots)
     siblings = parent._record.children
     siblings[slots] = child
@@ -193,6 +196,23 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
         note(siblings.__setitem__, slots, child)
     if not record.links and record.children:
         _stand_back(child)
+    _forget_made_by(child, parent, slots)
+
+
+def _forget_made_by(child: Any, parent: Any, slots: Path) -> None:
+    """Forget, at the place that a module left, what it and those below it set there: it is not for who comes next."""
+    for above, path in _holders(parent, slots):
+        config = above._record.config
+        for _, node in [] if config is None else list(config.below(path)):
+            for name, settings in node.items.items():
+                for setting in [one for one in settings if _is_by(one, child)]:
+                    displace((node, name, setting))
+            for edit in [one for one in node.edits if _is_by(one, child)]:
+                displace((node, None, edit))
+
+
+def _is_by(thing: Setting | Edit, module: Any) -> bool:
+    return thing.by is not None and any(above is module for above in tags.ancestors(thing.by))
 
 
 def _stand_forward(come: Any) -> None:

@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, overload
 
 from torch import nn
@@ -367,11 +367,11 @@ class Parallel(LayerList[T]):
             A list of outputs, or a dict when there are keyword branches.
         """
         if not any(self.keys):
-            return [layer(x) for layer in self._modules.values() if layer is not None]
+            return [layer(x) for layer in self._branches()]
         outputs: dict[Any, Any] = dict(x) if isinstance(x, Mapping) else {}
-        for index, layer in enumerate(self._modules.values()):
+        for index, layer in enumerate(self._branches()):
             key = self.keys[index] if index < len(self.keys) else None
-            output = None if layer is None else layer(x)
+            output = layer(x)
             if key is not None:
                 outputs[key] = output
             elif isinstance(output, Mapping):
@@ -380,5 +380,5 @@ class Parallel(LayerList[T]):
                 outputs[index] = output
         return outputs
 
-    def __iter__(self) -> Iterator[Any]:
-        return nn.ModuleList.__iter__(self)
+    def _branches(self) -> list[Any]:
+        return list(self._modules.values())

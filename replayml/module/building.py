@@ -92,7 +92,8 @@ class Builder:
         self._make_children(module)
         result = self.built[id(module)] = self.object_for(module)
         module._hand_over(result)
-        with entered(Frame(CALL, module)):
+        random = nullcontext() if self.seed is None else seeded(self.seed, (*tags.shown(module), "after_build"))
+        with entered(Frame(CALL, module)), random:
             run_hooks(module, "after_build", result)
         if record.hooks and result is not module:
             self._keep_waiting(record.hooks, result)
@@ -161,8 +162,8 @@ def refuse_hidden_layers(module: Any) -> None:
             record = getattr(item, "_record", None) if isinstance(item, nn.Module) else None
             if record is not None and not record.built:
                 raise BuildError(
-                    f"{type(module).__name__}.{name} is a {type(value).__name__} that holds unbuilt modules, which torch "
-                    "does not see. Hold them in a replayml.LayerList, or as attributes of their own"
+                    f"{type(module).__name__}.{name} is a {type(value).__name__} that holds unbuilt modules, which "
+                    "torch does not see. Hold them in a replayml.LayerList, or as attributes of their own"
                 )
 
 

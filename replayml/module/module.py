@@ -469,7 +469,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             return super().__reduce_ex__(protocol)
         return realize, (describe(self),)
 
-    def recipe(self, *, codecs: Sequence[Codec] = ()) -> Recipe:
+    def recipe(self, *, codecs: Sequence[Codec[Any]] = ()) -> Recipe:
         """Return this model as data: strict JSON that `Recipe.from_json` reads in another process.
 
         Args:

@@ -172,13 +172,13 @@ class Wiring:
         """Register a hook of torch; before the build it is kept for the object that will be built."""
         return self._torch_hook("register_forward_pre_hook", hook, kwargs)
 
-    def register_full_backward_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> Any:
         """Register a hook of torch; before the build it is kept for the object that will be built."""
-        return self._torch_hook("register_full_backward_hook", hook, kwargs)
+        return self._torch_hook("register_full_backward_hook", hook, {"prepend": prepend})
 
-    def register_full_backward_pre_hook(self, hook: Callable[..., Any], **kwargs: Any) -> Any:
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> Any:
         """Register a hook of torch; before the build it is kept for the object that will be built."""
-        return self._torch_hook("register_full_backward_pre_hook", hook, kwargs)
+        return self._torch_hook("register_full_backward_pre_hook", hook, {"prepend": prepend})
 
     @edit
     def _torch_hook(self, method: str, hook: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
@@ -341,6 +341,7 @@ def _logs_of(module: Any) -> dict[str, Any]:
     """Return the logs of a built module, or of the build that is going on."""
     builder = building.current()
     if builder is None:
-        return module.logs
+        logs: dict[str, Any] = module.logs
+    return logs
     builder.is_logging = True
     return builder.logs

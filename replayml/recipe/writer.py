@@ -314,7 +314,8 @@ class Writer:
             raise Flaw(
                 "no-data-form",
                 f"this {type_name(module)} is a plain torch module, whose constructor call is not known. Derive it "
-                "from replayml.Module, hand in replayml.Layer(cls, ...), or register a codec: codecs=[Codec(...)].",
+                "from replayml.Module, hand in replayml.Layer(cls, ...) or replayml.External(cls, ...), or register a "
+                "codec: codecs=[Codec(...)].",
             )
         check_sizes(module)
         for parameter in module.parameters(recurse=not is_container(module)):

@@ -12,16 +12,20 @@ Invariants:
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import nn
 
 from replayml.core.errors import ConfigurationError
@@ -71,7 +75,7 @@ _STAGES: Mapping[TrainerFn, Stage] = {
 }
 
 
-class Application(Running, Module, LightningModule):  # type: ignore[misc]
+class Application(Running, Module, LightningModule):
     """The base class of everything that can be trained.
 
     A subclass sets ``self.model`` or defines ``forward``, and may override any of Lightning's methods. Where it
@@ -209,8 +213,11 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         if trainer.checkpoint_callbacks:
             checkpoint.require_recipe(self)
         weights.own_memory(self)
-        if not any(isinstance(callback, _AfterFit) for callback in trainer.callbacks):
-            trainer.callbacks.insert(0, _AfterFit())
+        callbacks: list[Callback] = trainer.callbacks
+        if not any(isinstance(callback, _AfterFit) for callback in callbacks):
+            # Lightning keeps those that save at the end.
+            savers = (index for index, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
+            callbacks.insert(next(savers, len(callbacks)), _AfterFit())
 
     # Steps ----------------------------------------------------------------------------------------------------
 
@@ -282,21 +289,38 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
     log = torch.compiler.disable(LightningModule.log)  # type: ignore[no-untyped-call]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def log_metrics(self, stage: Stage, prediction: Any, target: Any, **options: Any) -> None:
+    def log_metrics(
+        self, stage: Stage, prediction: Any, target: Any, *, dataloader_idx: int = 0, **options: Any
+    ) -> None:
         """Update the metrics of a stage and log them, each as ``{stage}_{name}``.
 
         Args:
             stage: ``"train"``, ``"val"`` or ``"test"``.
             prediction: What the model returned.
             target: The target.
+            dataloader_idx: From which of several loaders the batch is; each has metrics of its own.
             **options: What ``self.log`` takes.
         """
         shown, wanted = self.metrics_preprocess(prediction, target)
-        for name, metric in getattr(self, f"{stage}_metrics").items():
+        for name, metric in self._metrics_of(stage, dataloader_idx).items():
             metric.update(shown, wanted)
             self.log(f"{stage}_{name}", metric, **{"on_step": False, "on_epoch": True, **options})
 
-    def _step(self, stage: Stage, batch: Any) -> torch.Tensor:
+    def _metrics_of(self, stage: Stage, dataloader_idx: int) -> Any:
+        """Return the metrics of a stage for one of several loaders, which are made when they are first needed."""
+        metrics: Any = self._modules[f"{stage}_metrics"]
+        if dataloader_idx == 0:
+            return metrics
+        name = f"{stage}_metrics_{dataloader_idx}"
+        if name not in self._modules or self._modules[name].keys() != metrics.keys():  # type: ignore[operator,union-attr]
+            copies = copy.deepcopy(metrics).train()
+            for metric in copies.values():
+                metric.reset()
+            self._modules[name] = copies
+            self._metric_attributes = None  # Lightning looks for its metrics again
+        return self._modules[name]
+
+    def _step(self, stage: Stage, batch: Any, dataloader_idx: int = 0) -> torch.Tensor:
         inputs, target = getattr(self, f"{stage}_preprocess")(batch)
         prediction = self.forward_with(inputs)
         losses = self.compute_loss(prediction, target)
@@ -306,7 +330,7 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
         total: Any = sum(named.values())
         for name, value in {**named, "loss": total}.items():
             self.log(f"{stage}_{name}", value, on_step=stage == "train", **options)
-        self.log_metrics(stage, prediction, target, prog_bar=True, batch_size=rows)
+        self.log_metrics(stage, prediction, target, dataloader_idx=dataloader_idx, prog_bar=True, batch_size=rows)
         return total  # type: ignore[no-any-return]
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -315,11 +339,11 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
         """Return the loss of a validation batch; logs ``val_loss`` and the metrics."""
-        return self._step("val", batch)
+        return self._step("val", batch, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
         """Return the loss of a test batch; logs ``test_loss`` and the metrics."""
-        return self._step("test", batch)
+        return self._step("test", batch, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the model's output for a batch; a pair is taken as inputs and targets."""
@@ -347,9 +371,24 @@ class Application(Running, Module, LightningModule):  # type: ignore[misc]
     def _from_checkpoint_call(cls, kwargs: dict[str, Any]) -> Any:
         return checkpoint.from_call(cls, kwargs)
 
-    @classmethod
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint without a trainer; `load_from_checkpoint` and ``ckpt_path=`` read it.
+
+        The file is there as a whole or not at all, and an older one stays until the new one is complete.
+
+        Args:
+            path: Where to write it.
+
+        Raises:
+            NotBuiltError: When there are no weights yet.
+            RecipeError: When the checkpoint could not be loaded.
+            CheckpointError: When the weights are not those that the recipe makes.
+        """
+        checkpoint.save(self, Path(path))
+
+    @_restricted_classmethod
     def load_from_checkpoint(
-        cls,
+        cls,  # noqa: N805 - a class method, which Lightning refuses on an instance
         checkpoint_path: Any,
         map_location: Any = None,
         hparams_file: Any = None,

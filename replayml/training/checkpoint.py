@@ -13,17 +13,20 @@ Invariants:
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
 from replayml.core.copying import describe
-from replayml.core.errors import CheckpointError, RecipeError
+from replayml.core.errors import CheckpointError, NotBuiltError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
 from replayml.recipe import Recipe
@@ -162,6 +165,43 @@ def resume(app: Any, checkpoint: Mapping[str, Any]) -> None:
     trainer = app._trainer
     if trainer is not None and trainer.training and trainer.world_size == 1 and RANDOM_KEY in checkpoint:
         resume_randomness(checkpoint[RANDOM_KEY])
+
+
+def save(app: Any, path: Path) -> None:
+    """Write a checkpoint of a built application, without a trainer: see `Application.save`."""
+    if not app._has_built:
+        raise NotBuiltError(f"{type(app).__name__} has no weights yet. Build it first: app.build(x)")
+    require_recipe(app)
+    content: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": app.state_dict(),
+    }
+    app.on_save_checkpoint(content)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _umask() -> int:
+    """Return which permissions new files of this process lack; asking sets it, so it is set back."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 # Loading --------------------------------------------------------------------------------------------------------

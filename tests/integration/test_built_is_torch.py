@@ -105,20 +105,24 @@ class Transformer(replayml.Module):
 
 
 def mlp() -> Pair:
+    """Return an MLP with two of its arguments changed from outside, the same by hand, and an input."""
     model = MLP().configure(width=8)
     model["activation"].configure(nn.GELU)
     return model, HandMLP(), (torch.randn(3, 6),)
 
 
 def cnn() -> Pair:
+    """Return a CNN with a shortcut, the same by hand, and an input."""
     return CNN(), HandCNN(), (torch.randn(2, 1, 6, 6),)
 
 
 def lstm() -> Pair:
+    """Return an LSTM, the same by hand, and an input."""
     return LSTM(), HandLSTM(), (torch.randn(2, 4, 5),)
 
 
 def transformer() -> Pair:
+    """Return a transformer layer, the same by hand, and an input."""
     return Transformer(), HandTransformer(), (torch.randn(2, 4, 8),)
 
 

@@ -323,6 +323,19 @@ def test_metrics_can_be_chosen_for_one_test() -> None:
     assert set(app.test(digits(), **QUIET)) == {"test_loss", "test_accuracy"}
 
 
+def test_each_of_several_loaders_has_metrics_of_its_own() -> None:
+    """Validation with several loaders gives the metrics of each, not of all together."""
+    x, y = digits()
+    app = classifier().build(x[:1])
+    parts = [(x[:200], y[:200]), (x[200:], y[200:])]
+    for _ in range(2):
+        found = app.validate([loader(part) for part in parts], **QUIET)
+        for index, (inputs, target) in enumerate(parts):
+            expected = float((app.predict_class(inputs) == target).float().mean())
+            assert found[f"val_accuracy/dataloader_idx_{index}"] == pytest.approx(expected)
+    app.fit((x, y), [loader(part) for part in parts], max_epochs=1, **QUIET)
+
+
 def test_metrics_are_configured_like_any_module() -> None:
     """An External metric is a part of the tree: it is selected and configured before the build."""
     app = classifier(metrics={"top": replayml.External(MulticlassAccuracy, 10, average="micro")})

@@ -383,6 +383,53 @@ def test_the_file_may_be_written_again_while_its_weights_are_in_use(tmp_path: Pa
     assert torch.equal(app.predict(digits()[0]), expected)
 
 
+def test_loading_is_a_matter_of_the_class(tmp_path: Path) -> None:
+    """Calling load_from_checkpoint on an application, whose weights would stay as they are, is refused."""
+    path = trained(classifier(), tmp_path)
+    with pytest.raises(TypeError, match="cannot be called on an instance"):
+        classifier().load_from_checkpoint(path)
+
+
+# Without a trainer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create:UserWarning")
+def test_a_checkpoint_without_a_trainer(tmp_path: Path) -> None:
+    """save() writes a file that loads, that a trainer tests, and whose permissions are those of a new file."""
+    app, path = classifier().build(digits()[0][:1]), tmp_path / "app.ckpt"
+    app.save(path)
+    assert torch.equal(load(path).predict(digits()[0]), app.predict(digits()[0]))
+    found = plain_trainer().test(app.new(), loader(digits()), ckpt_path=path, verbose=False)[0]
+    assert found["test_loss"] == pytest.approx(app.test(digits(), batch_size=100, **QUIET)["test_loss"])
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    path.chmod(0o600)
+    app.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["app.ckpt", "other"]
+
+
+def test_what_cannot_be_saved_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that could not be loaded, and a write that fails half way, leave the old checkpoint and nothing else."""
+    path = tmp_path / "app.ckpt"
+    classifier().build(digits()[0][:1]).save(path)
+    content = path.read_bytes()
+    with pytest.raises(replayml.NotBuiltError, match=r"no weights yet. Build it first: app.build\(x\)"):
+        classifier().save(path)
+    with pytest.raises(replayml.RecipeError, match="could not be loaded again, so none is written"):
+        WithFunction(network(inputs=64), lambda x: x).build().save(path)
+    app = classifier().build(digits()[0][:1])
+    monkeypatch.setattr(os, "fsync", _full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        app.save(path)
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == ["app.ckpt"]
+
+
+def _full_disk(handle: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
 # Compiled models ------------------------------------------------------------------------------------------------
 
 

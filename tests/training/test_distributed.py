@@ -37,7 +37,7 @@ def main():
         "world": trainer.world_size,
         "seen": [name for name, *_ in app.seen],
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-        "weights": [float(parameter.double().sum()) for parameter in app.parameters()],
+        "weights": [float(parameter.detach().double().sum()) for parameter in app.parameters()],
         "path": best_path(trainer),
     }
     (folder / f"report{trainer.global_rank}.json").write_text(json.dumps(report))
@@ -67,7 +67,7 @@ def run(strategy: str, folder: Path) -> list[dict[str, Any]]:
 def check_checkpoint(report: dict[str, Any]) -> None:
     """Assert that one process loads the checkpoint, and that it is what was reported."""
     app = replayml.Application.load_from_checkpoint(report["path"])
-    assert [float(parameter.double().sum()) for parameter in app.parameters()] == report["weights"]
+    assert [float(parameter.detach().double().sum()) for parameter in app.parameters()] == report["weights"]
     found = app.validate(digits(), **QUIET)
     assert found["val_accuracy"] == pytest.approx(report["metrics"]["val_accuracy"])
     assert found["val_loss"] == pytest.approx(report["metrics"]["val_loss"], rel=1e-3)
