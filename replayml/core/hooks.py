@@ -167,7 +167,9 @@ def _recorded(function: F, kind: str) -> F:
             if top.module is self and top.kind is not REPLAY:
                 return perform(self, args, kwargs, own_init=top.kind is CONSTRUCT)
         if record.gone is not None:
-            return getattr(_successor(self, record), name)(*args, **kwargs)
+            successor = _successor(self, record)
+            if successor is not self and successor._record.gone is None:
+                return getattr(successor, name)(*args, **kwargs)
         return _record_call(self, record, top, args, kwargs)
 
     def perform(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any], own_init: bool = False) -> Any:
@@ -244,13 +246,19 @@ def _mark_rewrapped(given: tuple[Any, ...], kept: tuple[Any, ...]) -> None:
 
 def _successor(module: Any, record: Record) -> Any:
     """Return the module that took the place of one whose parent was constructed again."""
-    parent, slots = record.gone  # type: ignore[misc]
-    if parent._record.gone is not None:
-        parent = _successor(parent, parent._record)
-    found = tags.child_at(parent, slots)
+    place, steps = record.gone, []
+    seen = {id(module)}
+    while place is not None:
+        parent, slots = place
+        steps.append(slots)
+        place = parent._record.gone if id(parent) not in seen else None
+        seen.add(id(parent))
+    found: Any = parent
+    for slots in reversed(steps):
+        found = None if found is None else tags.child_at(found, slots)
     if type(found) is not type(module):
         raise ConfigurationError(
-            f"this {type(module).__name__} stood at {'.'.join(slots)!r} of {type(parent).__name__}, which was "
-            "constructed again and has no such module there now. Take the module that you want from the model."
+            f"this {type(module).__name__} stood at {'.'.join(steps[0])!r} of a module that was constructed again and "
+            "has no such module there now. Take the module that you want from the model."
         )
     return found

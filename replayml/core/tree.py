@@ -33,6 +33,7 @@ __all__ = [
     "add_setting",
     "attach",
     "bring_in_line",
+    "bring_in_line_for_maker",
     "config_of",
     "detach",
     "forget_own",
@@ -340,10 +341,20 @@ def _settle_below(module: Any, nodes: list[Node]) -> None:
             settle(child)
 
 
-def bring_in_line(module: Any) -> None:
-    """Construct a module again, if the settings in force changed."""
+def bring_in_line(module: Any, by_maker: bool = False) -> None:
+    """Construct a module again, if the settings in force changed.
+
+    Args:
+        module: The module.
+        by_maker: Whether an ``__init__`` above changed them: it is not run again for that.
+    """
     if not is_settled(module):
-        reconstruct(module)
+        reconstruct(module, module if by_maker else None)
+
+
+def bring_in_line_for_maker(module: Any) -> None:
+    """Construct a module again, if the ``__init__`` above it changed the settings in force."""
+    bring_in_line(module, by_maker=True)
 
 
 def is_settled(module: Any) -> bool:
@@ -357,9 +368,14 @@ def _same(old: dict[str, Setting], new: dict[str, Setting]) -> bool:
     )
 
 
-def reconstruct(module: Any) -> None:
-    """Construct a module again, with the settings in force now."""
-    target = _construction_site(module)
+def reconstruct(module: Any, site: Any = None) -> None:
+    """Construct a module again, with the settings in force now.
+
+    Args:
+        module: The module.
+        site: The module to construct instead; by default the lowest one that makes all that is shared.
+    """
+    target = _construction_site(module) if site is None else site
     record = tags.root(target)._record
     outermost = not record.rebuilding
     record.rebuilding = True

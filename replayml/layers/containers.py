@@ -305,14 +305,14 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
     @after_init
     def set_input_map(self, *args: str, **kwargs: str) -> Self:
         """Let every element read its arguments from a dict."""
-        for element in self:
+        for element in list[Any](self):
             element.set_input_map(*args, **kwargs)
         return self
 
     @after_init
     def set_output_map(self, *args: str, **kwargs: int) -> Self:
         """Let every element write its outputs into a copy of the input dict."""
-        for element in self:
+        for element in list[Any](self):
             element.set_output_map(*args, **kwargs)
         return self
 

@@ -228,7 +228,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             setting.during = 0 if top is None else top.during
             tree.add_setting(self, name, setting)
         if by is not None and self._defers and self._record.constructed:
-            defer(self, tree.bring_in_line)
+            defer(self, tree.bring_in_line_for_maker)
         else:
             tree.bring_in_line(self)
 

@@ -108,13 +108,13 @@ class Wiring:
     @after_build
     def log_output(self, name: str) -> Self:
         """Keep the last output of this module in `logs` under a name."""
-        self.register_forward_hook(LogHook(_logs_of(self), name, inputs=False))  # type: ignore[attr-defined]
+        self.register_forward_hook(LogHook(_logs_of(self), name, inputs=False))
         return self
 
     @after_build
     def log_input(self, name: str) -> Self:
         """Keep the last input of this module in `logs` under a name."""
-        self.register_forward_pre_hook(LogHook(_logs_of(self), name, inputs=True))  # type: ignore[attr-defined]
+        self.register_forward_pre_hook(LogHook(_logs_of(self), name, inputs=True))
         return self
 
     def log_tensor(self, name: str, tensor: torch.Tensor) -> None:

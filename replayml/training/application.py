@@ -12,12 +12,11 @@ Invariants:
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
@@ -28,7 +27,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import nn
 
-from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import run_waiting
 from replayml.core.meta import quiet
 from replayml.core.record import Blueprint
@@ -41,10 +39,9 @@ from replayml.training import checkpoint, weights
 from replayml.training.first_batch import example_inputs
 from replayml.training.metrics import as_data, named_metrics
 from replayml.training.running import Running
+from replayml.training.steps import Steps
 
 __all__ = ["Application"]
-
-Stage = Literal["train", "val", "test"]
 
 # What Lightning, or a checkpoint, sets on a module while it runs; it is no part of the model.
 LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))) | {
@@ -68,14 +65,8 @@ LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.M
     weights.MAPPED,
 }
 
-_STAGES: Mapping[TrainerFn, Stage] = {
-    TrainerFn.FITTING: "train",
-    TrainerFn.VALIDATING: "val",
-    TrainerFn.TESTING: "test",
-}
 
-
-class Application(Running, Module, LightningModule):
+class Application(Steps, Running, Module, LightningModule):
     """The base class of everything that can be trained.
 
     A subclass sets ``self.model`` or defines ``forward``, and may override any of Lightning's methods. Where it
@@ -219,135 +210,7 @@ class Application(Running, Module, LightningModule):
             savers = (index for index, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
             callbacks.insert(next(savers, len(callbacks)), _AfterFit())
 
-    # Steps ----------------------------------------------------------------------------------------------------
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call ``self.model``."""
-        model = self._modules.get("model")
-        if model is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} has no 'model'; assign one in __init__ or define forward()"
-            )
-        return model(*args, **kwargs)
-
-    def batch_preprocess(self, batch: Any) -> Any:
-        """Return a batch as ``(inputs, targets)``; inputs in a tuple or list are several arguments of ``forward``."""
-        if isinstance(batch, Mapping):
-            if "y" not in batch:
-                raise ConfigurationError(
-                    f"a batch that is a dict has its targets under 'y'; this one has {', '.join(map(repr, batch))}. "
-                    "Override batch_preprocess(batch) to return (inputs, targets)"
-                )
-            inputs = {name: value for name, value in batch.items() if name != "y"}
-            return (inputs["x"] if inputs.keys() == {"x"} else inputs), batch["y"]
-        if not isinstance(batch, (tuple, list)):
-            return batch, batch
-        if len(batch) == 1:
-            return batch[0], batch[0]
-        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
-
-    def train_preprocess(self, batch: Any) -> Any:
-        """Return a training batch as ``(inputs, targets)``."""
-        return self.batch_preprocess(batch)
-
-    def val_preprocess(self, batch: Any) -> Any:
-        """Return a validation batch as ``(inputs, targets)``."""
-        return self.batch_preprocess(batch)
-
-    def test_preprocess(self, batch: Any) -> Any:
-        """Return a test batch as ``(inputs, targets)``."""
-        return self.batch_preprocess(batch)
-
-    def _inputs_of(self, batch: Any, phase: TrainerFn | None) -> Any:
-        """Return the inputs in a batch; for prediction they may stand alone, and a dict without targets is one."""
-        if phase is not None and phase in _STAGES:
-            return getattr(self, f"{_STAGES[phase]}_preprocess")(batch)[0]
-        if isinstance(batch, Mapping) and "y" not in batch:
-            return batch["x"] if batch.keys() == {"x"} else batch
-        return self.batch_preprocess(batch)[0]
-
-    def forward_with(self, inputs: Any) -> Any:
-        """Call the model with the inputs of a batch: several when they are a tuple or a list."""
-        return self(*inputs) if isinstance(inputs, (tuple, list)) else self(inputs)
-
-    def compute_loss(self, prediction: Any, target: Any) -> Any:
-        """Return the loss of a batch; or a dict of losses, whose sum is minimised and which are logged by name.
-
-        Args:
-            prediction: What the model returned, ``(batch, ...)``.
-            target: The target, ``(batch, ...)``.
-        """
-        if self.loss is None:
-            raise NotImplementedError(f"{type(self).__name__} has no loss: give loss=..., or define compute_loss()")
-        return self.loss(prediction, target)
-
-    def metrics_preprocess(self, prediction: Any, target: Any) -> tuple[Any, Any]:
-        """Return the predictions and targets as the metrics take them."""
-        return prediction, target
-
-    # Logging is Python; torch.compile cannot trace it, and stops before it instead.
-    log = torch.compiler.disable(LightningModule.log)  # type: ignore[no-untyped-call]
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def log_metrics(
-        self, stage: Stage, prediction: Any, target: Any, *, dataloader_idx: int = 0, **options: Any
-    ) -> None:
-        """Update the metrics of a stage and log them, each as ``{stage}_{name}``.
-
-        Args:
-            stage: ``"train"``, ``"val"`` or ``"test"``.
-            prediction: What the model returned.
-            target: The target.
-            dataloader_idx: From which of several loaders the batch is; each has metrics of its own.
-            **options: What ``self.log`` takes.
-        """
-        shown, wanted = self.metrics_preprocess(prediction, target)
-        for name, metric in self._metrics_of(stage, dataloader_idx).items():
-            metric.update(shown, wanted)
-            self.log(f"{stage}_{name}", metric, **{"on_step": False, "on_epoch": True, **options})
-
-    def _metrics_of(self, stage: Stage, dataloader_idx: int) -> Any:
-        """Return the metrics of a stage for one of several loaders, which are made when they are first needed."""
-        metrics: Any = self._modules[f"{stage}_metrics"]
-        if dataloader_idx == 0:
-            return metrics
-        name = f"{stage}_metrics_{dataloader_idx}"
-        if name not in self._modules or self._modules[name].keys() != metrics.keys():  # type: ignore[operator,union-attr]
-            copies = copy.deepcopy(metrics).train()
-            for metric in copies.values():
-                metric.reset()
-            self._modules[name] = copies
-            self._metric_attributes = None  # Lightning looks for its metrics again
-        return self._modules[name]
-
-    def _step(self, stage: Stage, batch: Any, dataloader_idx: int = 0) -> torch.Tensor:
-        inputs, target = getattr(self, f"{stage}_preprocess")(batch)
-        prediction = self.forward_with(inputs)
-        losses = self.compute_loss(prediction, target)
-        rows = target.shape[0] if isinstance(target, torch.Tensor) and target.dim() else None
-        options: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": rows, "sync_dist": True}
-        named = dict(losses) if isinstance(losses, Mapping) else {"loss": losses}
-        total: Any = sum(named.values())
-        for name, value in {**named, "loss": total}.items():
-            self.log(f"{stage}_{name}", value, on_step=stage == "train", **options)
-        self.log_metrics(stage, prediction, target, dataloader_idx=dataloader_idx, prog_bar=True, batch_size=rows)
-        return total  # type: ignore[no-any-return]
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """Return the loss of a training batch; logs ``train_loss`` and the metrics."""
-        return self._step("train", batch)
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
-        """Return the loss of a validation batch; logs ``val_loss`` and the metrics."""
-        return self._step("val", batch, dataloader_idx)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
-        """Return the loss of a test batch; logs ``test_loss`` and the metrics."""
-        return self._step("test", batch, dataloader_idx)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return the model's output for a batch; a pair is taken as inputs and targets."""
-        return self.forward_with(self._inputs_of(batch, TrainerFn.PREDICTING))
+    # Training -------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Return the torch optimizer for the trainable parameters, or for those that it was told to take."""

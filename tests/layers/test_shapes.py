@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from replayml.core.errors import ArgumentError, BuildError
-from replayml.layers.shapes import ShapeTable, check, infer, inferable, register, torch_shapes
 from replayml.core.signatures import call_arguments, signature_of
+from replayml.layers.shapes import ShapeTable, check, infer, inferable, register, torch_shapes
 
 SIZE = st.integers(2, 5)
 

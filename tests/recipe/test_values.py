@@ -70,7 +70,7 @@ NODES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "node"), NODES, ids=repr)
+@pytest.mark.parametrize(("value", "node"), NODES, ids=range(len(NODES)))
 def test_a_value_is_written_in_its_one_form(value: Any, node: Any) -> None:
     """Each kind of value has the node that the format says, and is read back from it."""
     assert written(value) == node
