@@ -149,9 +149,11 @@ def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
                 told = _told(module, at, setting.told)
                 entry = TapeEntry(told, "configure", (name, capture(setting.value)), {}, setting.where)
                 found.append((_order(setting), entry))
-        for edit in node.edits:
-            if _from_above(edit, module, inside) and edit.serial not in own and edit.during not in calls:
-                found.append((_order(edit), _Relocation(module, at, edit).entry()))
+        found += [
+            (_order(edit), _Relocation(module, at, edit).entry())
+            for edit in node.edits
+            if _from_above(edit, module, inside) and edit.serial not in own and edit.during not in calls
+        ]
     found += [((1, serial), entry) for serial, entry in calls.items()]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
