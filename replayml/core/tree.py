@@ -197,19 +197,30 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
         note(siblings.__setitem__, slots, child)
     if not record.links and record.children:
         _stand_back(child)
-    _forget_made_by(child, parent, slots)
+    _take_along(child, parent, slots)
 
 
-def _forget_made_by(child: Any, parent: Any, slots: Path) -> None:
-    """Forget, at the place that a module left, what it and those below it set there: it is not for who comes next."""
-    for above, path in _holders(parent, slots):
+def _take_along(child: Any, parent: Any, slots: Path) -> None:
+    """Let a module that leaves a place take along what it, and those below it, set there."""
+    moved: dict[tuple[Path, str | None, int], Setting | Edit] = {}
+    for above, path in list(_holders(parent, slots)):
         config = above._record.config
-        for _, node in [] if config is None else list(config.below(path)):
+        for at, node in [] if config is None else list(config.below(path)):
+            below = at[len(path) :]
             for name, settings in node.items.items():
                 for setting in [one for one in settings if _is_by(one, child)]:
                     displace((node, name, setting))
+                    moved[below, name, setting.serial] = setting
             for edit in [one for one in node.edits if _is_by(one, child)]:
                 displace((node, None, edit))
+                moved[below, None, edit.serial] = edit
+    for (below, name, serial), thing in moved.items():
+        node = config_of(child).ensure(below)
+        kept: list[Any] = node.edits if name is None else node.items.get(name, [])
+        if all(one.serial != serial for one in kept):
+            own = thing.copy()
+            own.carried = False
+            _place(node, name, own)
 
 
 def _is_by(thing: Setting | Edit, module: Any) -> bool:

@@ -342,6 +342,6 @@ def _logs_of(module: Any) -> dict[str, Any]:
     builder = building.current()
     if builder is None:
         logs: dict[str, Any] = module.logs
-    return logs
+        return logs
     builder.is_logging = True
     return builder.logs

@@ -21,8 +21,6 @@ from typing import Any, ClassVar, Self
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Callback
-from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import nn
@@ -35,8 +33,7 @@ from replayml.layers.external import External
 from replayml.layers.layer import Layer
 from replayml.layers.optimizer import Adam, Optimizer
 from replayml.module.module import Module
-from replayml.training import checkpoint, weights
-from replayml.training.first_batch import example_inputs
+from replayml.training import checkpoint, lifecycle, weights
 from replayml.training.metrics import as_data, named_metrics
 from replayml.training.running import Running
 from replayml.training.steps import Steps
@@ -195,8 +192,7 @@ class Application(Steps, Running, Module, LightningModule):
     def configure_model(self) -> None:
         """Build the model, if it is not built, and make sure that it can be trained; called by Lightning."""
         if not self._has_built:
-            args, kwargs = example_inputs(self)
-            self.build(*args, **kwargs)
+            lifecycle.build(self)
         trainer: Any = self._trainer
         if trainer is None or trainer.state.fn is not TrainerFn.FITTING:
             return
@@ -204,11 +200,12 @@ class Application(Steps, Running, Module, LightningModule):
         if trainer.checkpoint_callbacks:
             checkpoint.require_recipe(self)
         weights.own_memory(self)
-        callbacks: list[Callback] = trainer.callbacks
-        if not any(isinstance(callback, _AfterFit) for callback in callbacks):
-            # Lightning keeps those that save at the end.
-            savers = (index for index, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
-            callbacks.insert(next(savers, len(callbacks)), _AfterFit())
+        lifecycle.Lifecycle.join(trainer)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Join the training early; called by Lightning before anything is set up."""
+        lifecycle.Lifecycle.join(self.trainer)
+        return []
 
     # Training -------------------------------------------------------------------------------------------------
 
@@ -283,13 +280,6 @@ class Application(Steps, Running, Module, LightningModule):
         return checkpoint.load(
             cls, checkpoint_path, map_location=map_location, strict=strict, trust=tuple(trust), settings=kwargs
         )
-
-
-class _AfterFit(Callback):
-    """Runs what waits for the end of the training."""
-
-    def on_fit_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        run_waiting(pl_module, "after_fit")
 
 
 def _set_learning_rate(app: Application, optimizer: Optimizer, value: Any) -> None:

@@ -180,6 +180,7 @@ def test_a_built_model_compiles_in_one_graph_and_once(make: Callable[[], Pair]) 
     assert len(graphs) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm:UserWarning")  # torch says so of any LSTM
 @pairs
 def test_a_built_model_is_exported(make: Callable[[], Pair]) -> None:
     """``torch.export`` takes a built model, and the exported program gives its outputs."""
@@ -190,6 +191,7 @@ def test_a_built_model_is_exported(make: Callable[[], Pair]) -> None:
         torch.testing.assert_close(exported.module()(*inputs), built(*inputs))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own imports
 def test_a_built_model_compiles_with_torchs_default_backend() -> None:
     """The compiled code of a built model gives its outputs."""
     recorded, _, inputs = mlp()
@@ -199,9 +201,10 @@ def test_a_built_model_compiles_with_torchs_default_backend() -> None:
         torch.testing.assert_close(torch.compile(built, fullgraph=True)(*inputs), built(*inputs))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # the subject of the test
 def test_a_built_model_is_scripted_where_torch_scripts_the_hand_written_one() -> None:
-    """``torch.jit.trace`` takes a built model."""
-    recorded, _, inputs = cnn()
+    """``torch.jit.trace`` and ``torch.jit.script`` take a built model."""
+    recorded, _, inputs = mlp()
     built = recorded.build(*inputs).eval()
-    traced = torch.jit.trace(built, inputs)
-    torch.testing.assert_close(traced(*inputs), built(*inputs))
+    for made in (torch.jit.trace(built, inputs), torch.jit.script(built)):
+        torch.testing.assert_close(made(*inputs), built(*inputs))

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
@@ -15,6 +21,7 @@ import replayml
 from tests.training.applications import (
     QUIET,
     Digits,
+    Hooked,
     Scaled,
     best_path,
     classifier,
@@ -24,6 +31,8 @@ from tests.training.applications import (
     plain_trainer,
     saving,
 )
+from tests.training.lightning_models import Regression
+from tests.training.lightning_models import loader as regression_loader
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Be aware that when using `ckpt_path`, callbacks used to create:UserWarning",
@@ -173,6 +182,49 @@ def test_checkpoints_within_an_epoch_and_without_optimizer(tmp_path: Path) -> No
     assert len(files) == 3
     losses = [replayml.Application.load_from_checkpoint(path).test(digits(), **QUIET)["test_loss"] for path in files]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_callbacks_that_look_at_the_weights_early(built: bool) -> None:
+    """Weight averaging and pruning, which look at the model before it is configured, find an unbuilt one built."""
+    data = loader(digits())
+    for callback in (StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=1), ModelPruning("l1_unstructured")):
+        app = classifier()
+        if built:
+            app.build(digits()[0][:1])
+        trainer = plain_trainer(max_epochs=3, callbacks=[callback])
+        trainer.fit(app, data, data)
+        assert trainer.callback_metrics["val_accuracy"] > 0.5
+
+
+class OwnData(replayml.Classifier):
+    def setup(self, stage: str) -> None:
+        self.data = loader(digits())
+
+    def train_dataloader(self) -> Any:
+        return self.data
+
+    val_dataloader = train_dataloader
+
+
+def test_data_that_the_application_prepares_is_waited_for() -> None:
+    """An application whose setup() prepares its data is built after that."""
+    app = OwnData(network(), num_classes=10)
+    plain_trainer().fit(app)
+    assert app.model[0].in_features == 64
+
+
+def test_a_trainer_takes_turns() -> None:
+    """One trainer trains several applications and other modules; each application's hooks run for itself."""
+    trainer = plain_trainer()
+    apps = [Hooked(), Hooked()]
+    for app in apps:
+        app.thaw(0)
+        trainer.fit(app, loader(digits()), loader(digits()))
+        trainer.fit_loop.max_epochs += 1
+    trainer.fit(Regression(), regression_loader(), regression_loader())
+    assert [len(app.seen) for app in apps] == [1, 1]
+    assert len(trainer.callbacks) == len({type(callback) for callback in trainer.callbacks})  # type: ignore[attr-defined]
 
 
 # The Tuner ------------------------------------------------------------------------------------------------------
