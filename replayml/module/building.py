@@ -350,9 +350,10 @@ def _probe(module: Any) -> None:
 
 
 def _moved(value: Any, builder: Builder) -> Any:
-    """Return example inputs on the device of the build, floating point ones in its type."""
+    """Return example inputs on the device of the build, floating point ones in the type that the weights will have."""
     if isinstance(value, torch.Tensor):
-        return value.to(device=builder.device, dtype=builder.dtype if value.is_floating_point() else None)
+        floating = builder.dtype or torch.get_default_dtype()
+        return value.to(device=builder.device, dtype=floating if value.is_floating_point() else None)
     if isinstance(value, PackedSequence):
         data = _moved(value.data, builder)
         return PackedSequence(data, value.batch_sizes, value.sorted_indices, value.unsorted_indices)

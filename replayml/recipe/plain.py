@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -166,7 +167,9 @@ def _metric_call(metric: Any) -> CallRecord:
         if not _same(getattr(metric, name, default), default)
     }
     try:
-        remade = type(metric)(**kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the user has seen them when the metric was made
+            remade = type(metric)(**kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refusal(metric, f"it cannot be made from its attributes ({error})") from error
     difference = next(_metric_differences(metric, remade), None)

@@ -40,7 +40,9 @@ class Lifecycle(Callback):
             and not hands_weights_back(trainer)
             and trainer.fit_loop._data_source.instance is not pl_module
         ):
-            build(pl_module)
+            # As Lightning does it around `configure_model`.
+            with strategy.tensor_init_context(), trainer.precision_plugin.module_init_context():
+                build(pl_module)
 
     def on_fit_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Run what waits for the end of the training."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchmetrics.classification import BinaryAUROC, MulticlassF1Score
 
 import replayml
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord
 from replayml.recipe import Codec, Recipe
 from replayml.recipe.plain import call_of
-from replayml.recipe.torch_names import LAYERS
+from replayml.recipe.torch_names import LAYERS, torchmetrics_classes
 from tests.recipe.samples import Net, assert_same
 
 
@@ -314,3 +317,104 @@ def test_a_live_replayml_module_without_its_call_is_refused() -> None:
     """A replayml module inside a torch container is not seen by the recorder, so its call is not known."""
     with pytest.raises(RecipeError, match=r"the call of this Layer is not known here.*module\.new\(\)"):
         Recipe.of(CallRecord(Net, (nn.Sequential(replayml.Layer(nn.ReLU)),)))
+
+
+# Metrics ------------------------------------------------------------------------------------------------------------
+
+METRIC_ARGUMENTS = {"num_classes": 4, "num_labels": 4, "beta": 2.0, "min_precision": 0.5, "p": 3.0, "min_recall": 0.5}
+
+
+NOT_ALONE = ("KendallRankCorrCoef", "RunningMean", "RunningSum")  # these change or wrap their arguments
+
+
+def _table_of_metrics() -> list[Any]:
+    """Return the classes of the table whose instances are their own."""
+    classes: list[Any] = list(torchmetrics_classes().values())
+    return [cls for cls in classes if "__new__" not in vars(cls) and cls.__name__ not in NOT_ALONE]
+
+
+@pytest.mark.filterwarnings("ignore:Metric `.*` will save all targets:UserWarning")
+@pytest.mark.parametrize("cls", _table_of_metrics(), ids=lambda cls: cls.__name__)
+def test_a_metric_is_made_again(cls: Any) -> None:
+    """A metric of torchmetrics, given as it is, comes back with its arguments and without what it has seen."""
+    parameters = inspect.signature(cls.__init__).parameters
+    metric = cls(**{name: METRIC_ARGUMENTS[name] for name in parameters if name in METRIC_ARGUMENTS})
+    remade = again(metric)
+    assert type(remade) is type(metric)
+    assert remade._defaults.keys() == metric._defaults.keys()
+    assert call_of(remade).kwargs.keys() == call_of(metric).kwargs.keys()
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        BinaryAUROC(thresholds=torch.tensor([0.1, 0.5, 0.9]), max_fpr=0.4, sync_on_compute=False),
+        MulticlassF1Score(3, average=None, ignore_index=1, top_k=2, compute_with_cache=False),
+        torchmetrics.Accuracy(task="multilabel", num_labels=3),
+    ],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_every_argument_of_a_metric_comes_back(metric: Any) -> None:
+    """Arguments beside the usual ones, those of every metric included, are those of the one that was given."""
+    remade = again(metric)
+    given = call_of(metric).kwargs
+    assert given
+    for name, value in given.items():
+        found = getattr(remade, name)
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+
+
+@pytest.mark.parametrize("name", NOT_ALONE)
+def test_a_metric_that_wraps_its_arguments_is_refused(name: str) -> None:
+    """A metric whose call cannot be read off it names External."""
+    cls: Any = {key.rsplit(".", 1)[1]: cls for key, cls in torchmetrics_classes().items()}[name]
+    with pytest.raises(RecipeError, match=rf"Use replayml.External\({name}, ...\)"):
+        again(cls())
+
+
+def test_what_a_metric_has_seen_is_its_state() -> None:
+    """A metric in use is written like a new one, and computes the same on the same data."""
+    metric = MulticlassF1Score(3)
+    metric.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+    remade = again(metric)
+    assert remade.update_count == 0
+    remade.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+    assert remade.compute() == metric.compute()
+
+
+def _with_an_attribute(metric: Any) -> None:
+    metric.beta = 7.0
+
+
+def _with_a_hook(metric: Any) -> None:
+    metric.register_forward_hook(print)
+
+
+def _with_another_start(metric: Any) -> None:
+    metric._defaults["tp"] = torch.ones(3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with_an_attribute, "its 'beta' is not that of a new one"),
+        (_with_a_hook, r"it has hooks \(_forward_hooks\)"),
+        (_with_another_start, "its state 'tp' does not start like that of a new one"),
+    ],
+)
+def test_a_metric_that_differs_from_a_new_one_is_refused(change: Any, message: str) -> None:
+    """A metric that was changed by hand is refused with the difference and External as the way out."""
+    metric = MulticlassF1Score(3)
+    change(metric)
+    with pytest.raises(RecipeError, match=message + r".* Use replayml.External\(MulticlassF1Score, ...\)"):
+        again(metric)
+
+
+def test_a_metric_of_ones_own_is_refused() -> None:
+    """The call of a metric that torchmetrics does not have is not known; External and Layer are the ways out."""
+
+    class Own(torchmetrics.MeanMetric):
+        pass
+
+    with pytest.raises(RecipeError, match=r"replayml.Layer\(cls, ...\) or replayml.External\(cls, ...\)"):
+        again(Own())

@@ -218,10 +218,10 @@ def test_a_trainer_takes_turns() -> None:
     """One trainer trains several applications and other modules; each application's hooks run for itself."""
     trainer = plain_trainer()
     apps = [Hooked(), Hooked()]
-    for app in apps:
+    for number, app in enumerate(apps):
         app.thaw(0)
         trainer.fit(app, loader(digits()), loader(digits()))
-        trainer.fit_loop.max_epochs += 1
+        trainer.fit_loop.max_epochs = number + 2
     trainer.fit(Regression(), regression_loader(), regression_loader())
     assert [len(app.seen) for app in apps] == [1, 1]
     assert len(trainer.callbacks) == len({type(callback) for callback in trainer.callbacks})  # type: ignore[attr-defined]
