@@ -16,7 +16,7 @@ from torch import nn
 from replayml.core import tree
 from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
-from replayml.core.meta import ExtendedConstructorMeta
+from replayml.core.meta import ATOMS, ExtendedConstructorMeta
 from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder
 from replayml.module.module import Module
@@ -24,6 +24,15 @@ from replayml.module.module import Module
 __all__ = ["External"]
 
 SURPLUS = "*args"
+HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 OWN_ATTRIBUTES = frozenset(vars(nn.Module())) | {
     "_record",
     "_classtype",
@@ -54,6 +63,7 @@ class External(Module):
 
     _init_method: ClassVar[str] = "_actual_init"
     _base: ClassVar[type] = object
+    is_external: ClassVar[bool] = True
     is_layer: ClassVar[bool] = False
     _defers: ClassVar[bool] = False
 
@@ -107,7 +117,8 @@ class External(Module):
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments in force, by name."""
-        return {**self.__dict__["_named"], **self._record.inferred}
+        named: dict[str, Any] = self.__dict__["_named"]
+        return {**named, **self._record.inferred} if self._record.inferred else dict(named)
 
     @property
     def configurables(self) -> set[str]:
@@ -206,8 +217,10 @@ class External(Module):
                 "Configure it, or let build(example_input) read it off the input"
                 + (f" (made at {self._record.call.where})" if self._record.call.where else "")
             )
-        named = {name: _built(value, builder) for name, value in named.items()}
-        surplus = tuple(_built(value, builder) for value in self.__dict__["_surplus"])
+        surplus = self.__dict__["_surplus"]
+        if any(type(value) not in ATOMS for value in (*named.values(), *surplus)):
+            named = {name: _built(value, builder) for name, value in named.items()}
+            surplus = tuple(_built(value, builder) for value in surplus)
         args, kwargs = call_arguments(classtype, named, surplus)
         result = builder.construct(self, classtype, args, kwargs)
         if isinstance(result, Module) and not result._has_built:
@@ -224,16 +237,13 @@ class External(Module):
         """Give the real object what was put on this module: torch's hooks, attributes, the mode."""
         if not isinstance(result, nn.Module):
             return
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            getattr(result, name).update(getattr(self, name))
-        for name in (
-            "_forward_hooks_with_kwargs",
-            "_forward_pre_hooks_with_kwargs",
-            "_forward_hooks_always_called",
-        ):
-            getattr(result, name).update(getattr(self, name))
-        for name in self.__dict__.keys() - OWN_ATTRIBUTES:
-            setattr(result, name, self.__dict__[name])
+        attributes = self.__dict__
+        for name in HOOK_TABLES:
+            if attributes[name]:
+                getattr(result, name).update(attributes[name])
+        for name, value in attributes.items():
+            if name not in OWN_ATTRIBUTES:
+                setattr(result, name, value)
         if not self.training:
             result.eval()
 

@@ -129,7 +129,10 @@ class Layer(External):
         return register
 
     def _left_open(self, named: Mapping[str, Any]) -> list[str]:
-        parameters = signature_of(self.classtype).parameters
+        signature = signature_of(self.classtype)
+        if named.keys() >= signature.required and not any(value is None for value in named.values()):
+            return []
+        parameters = signature.parameters
         unset = [
             name
             for name in inferable(self.classtype)

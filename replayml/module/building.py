@@ -29,12 +29,11 @@ from replayml.core.hooks import run_hooks
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered, quiet
 from replayml.core.record import Blueprint, HookCall, Record
-from replayml.core.references import walk
 from replayml.core.replay import realize
-from replayml.core.tape import CallRecord, Path
+from replayml.core.tape import Path
 from replayml.module.mapping import MappedForward
 
-__all__ = ["Builder", "build", "current", "going_on", "rebuild", "run_example", "unbuilt_inside"]
+__all__ = ["Builder", "build", "current", "going_on", "run_example", "unbuilt_inside"]
 
 _current: ContextVar[Builder | None] = ContextVar("replayml_builder", default=None)
 
@@ -86,17 +85,21 @@ class Builder:
             return module
         if record.built:
             return module
-        refuse_hidden_layers(module)
-        with entered(Frame(CALL, module)):
-            run_hooks(module, "before_build")
-        self._make_children(module)
+        if not module.is_external:
+            refuse_hidden_layers(module)
+        if record.hooks is not None:
+            with entered(Frame(CALL, module)):
+                run_hooks(module, "before_build")
+        if module._modules:
+            self._make_children(module)
         result = self.built[id(module)] = self.object_for(module)
         module._hand_over(result)
-        random = nullcontext() if self.seed is None else seeded(self.seed, (*tags.shown(module), "after_build"))
-        with entered(Frame(CALL, module)), random:
-            run_hooks(module, "after_build", result)
-        if record.hooks and result is not module:
-            self._keep_waiting(record.hooks, result)
+        if record.hooks:
+            random = nullcontext() if self.seed is None else seeded(self.seed, (*tags.shown(module), "after_build"))
+            with entered(Frame(CALL, module)), random:
+                run_hooks(module, "after_build", result)
+            if record.hooks and result is not module:
+                self._keep_waiting(record.hooks, result)
         return result
 
     def _keep_waiting(self, hooks: Mapping[str, list[HookCall]], result: Any) -> None:
@@ -139,12 +142,15 @@ class Builder:
     def construct(self, module: Any, factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the real class of a layer, on the right device and from the right generator."""
         try:
-            with ExitStack() as stack:
-                if self.device is not None:
-                    stack.enter_context(self.device)
-                if self.seed is not None:
-                    stack.enter_context(seeded(self.seed, tags.shown(module)))
+            if self.device is None and self.seed is None:
                 result = factory(*args, **kwargs)
+            else:
+                with ExitStack() as stack:
+                    if self.device is not None:
+                        stack.enter_context(self.device)
+                    if self.seed is not None:
+                        stack.enter_context(seeded(self.seed, tags.shown(module)))
+                    result = factory(*args, **kwargs)
         except Exception as error:
             error.add_note(f"while building {describe_place(module)}")
             raise
@@ -217,38 +223,16 @@ def build(
     return result
 
 
-def rebuild(
-    call: CallRecord,
-    sizes: Mapping[Path, Mapping[str, Any]],
-    device: torch.device | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> Any:
-    """Build a model from its record and the sizes that were found when it was first built.
-
-    Args:
-        call: The model as data.
-        sizes: What was read off the example input then: tags -> name -> value.
-        device: Where to make the weights; ``"meta"`` allocates nothing.
-        settings: What to configure before the build.
-    """
-    module = realize(call)
-    if settings:
-        module.configure(**settings)
-    for path, values in sizes.items():
-        layer = walk(module, path)
-        if layer is None:
-            raise BuildError(f"the model has no layer at {'.'.join(path)!r}, for which sizes are recorded")
-        layer._take_sizes(values)
-    return module.build(device=device)
-
-
 def _has_layers_in_plain_modules(module: Any) -> bool:
-    return any(
-        len(slots) > 1
-        for below in module.modules()
-        if isinstance(below.__dict__.get("_record"), Record)
-        for slots in below._record.children
-    )
+    """Tell whether an unbuilt module stands inside of a plain one."""
+    stack = [module]
+    while stack:
+        for slots, below in stack.pop()._record.children.items():
+            if len(slots) > 1:
+                return True
+            if below._record.children:
+                stack.append(below)
+    return False
 
 
 def _put_in_place(module: Any, result: Any) -> None:

@@ -63,6 +63,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     """
 
     _init_method: ClassVar[str] = "__init__"
+    is_external: ClassVar[bool] = False
     _defers: ClassVar[bool] = True
     _untracked: ClassVar[frozenset[str]] = frozenset()
     if TYPE_CHECKING:  # TorchScript reads the annotations of a class and knows none of ours

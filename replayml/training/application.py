@@ -186,7 +186,7 @@ class Application(Steps, Running, Module, LightningModule):
             )
             with stance:
                 super().build(*args, **kwargs)
-            checkpoint.note_recipe(self)
+            checkpoint.note_build(self)
         return self
 
     def configure_model(self) -> None:

@@ -35,7 +35,7 @@ from replayml.training import weights
 from replayml.training.randomness import random_state, resume_randomness
 from replayml.training.sizes import read_sizes, take_sizes, write_sizes
 
-__all__ = ["RECIPE_KEY", "complete", "from_call", "load", "note_recipe", "require_recipe", "resume"]
+__all__ = ["complete", "from_call", "load", "note_build", "note_recipe", "require_recipe", "resume", "save"]
 
 RECIPE_KEY = "__from_ckpt_application"
 ARGS_KEY = "__build_args"
@@ -47,6 +47,7 @@ RANDOM_KEY = "replayml_random_state"
 FAULT = "_recipe_fault"
 EXPECTED = "_expected_weights"
 DEFAULT_DTYPE = "_default_dtype"
+TAKEN = "_taken_sizes"
 
 _DTYPES = MappingProxyType(
     {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
@@ -59,6 +60,12 @@ _NO_CHECKPOINT = (
 
 
 # Saving ---------------------------------------------------------------------------------------------------------
+
+
+def note_build(app: Any) -> None:
+    """Note the recipe of an application that was just built."""
+    app._record.blueprint.sizes.update(app.__dict__.pop(TAKEN, {}))
+    note_recipe(app)
 
 
 def note_recipe(app: Any) -> None:
@@ -218,8 +225,9 @@ def load(
 ) -> Any:
     """Return the trained application of a checkpoint: see `Application.load_from_checkpoint`."""
     content, is_mapped = _opened(path, "cpu" if map_location is None else map_location)
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict'")
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict' with names")
     parameters = content.get("hyper_parameters", {})
     record = _record_of(cls, parameters, trust)
     sizes, dtype = _build_arguments(parameters)
@@ -251,7 +259,10 @@ def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
         CheckpointError: When the application is of another class.
     """
     settings = {name: value for name, value in keywords.items() if name not in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY)}
-    build_kwargs = dict(keywords.get(KWARGS_KEY) or {})
+    build_kwargs = keywords.get(KWARGS_KEY) or {}
+    if not isinstance(build_kwargs, Mapping):
+        raise _bad_build(f"they are {type(build_kwargs).__name__}, not a dict. Nothing was unpickled")
+    build_kwargs = dict(build_kwargs)
     own = {key: build_kwargs.pop(key) for key in (SIZES_KEY, DTYPE_KEY) if key in build_kwargs}
     sizes, dtype = _build_arguments({KWARGS_KEY: own})
     record = _record_of(cls, keywords, ())
@@ -355,9 +366,5 @@ def _made(
     app = realize(record)
     if settings:
         app.configure(**settings)
-    taken = take_sizes(app, sizes, changed=bool(settings))
-    app.build(*args, **(kwargs or {}))
-    if taken:
-        app._record.blueprint.sizes.update(taken)
-        note_recipe(app)
-    return app
+    app.__dict__[TAKEN] = take_sizes(app, sizes, changed=bool(settings))
+    return app.build(*args, **(kwargs or {}))

@@ -107,9 +107,9 @@ def differences(
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     mismatched = [
-        f"{name}: {found[name]} in the file, {shape} in the model"
+        f"{name}: {'no tensor' if found[name] is None else found[name]} in the file, {shape} in the model"
         for name, shape in expected.items()
-        if shape is not None and found.get(name, shape) not in (shape, None)
+        if shape is not None and found.get(name, shape) != shape
     ]
     groups = {"missing": _by_path(missing), "unexpected": _by_path(unexpected), "of another shape": mismatched}
     return {title: names for title, names in groups.items() if names}
@@ -153,7 +153,12 @@ def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Calla
     _check(model, shapes(given), shapes(own), strict)
     old = {name: tensor.dtype for name, tensor in model.named_parameters() if tensor.is_floating_point()}
     tied = _tied(model)
-    model.load_state_dict(given, strict=False, assign=True)
+    try:
+        model.load_state_dict(given, strict=False, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights do not fit {type(model).__name__}: {' '.join(str(error).split())}"
+        ) from error
     for group in tied:
         source = next((name for name in group if name in given), group[0])
         for name in group:

@@ -483,12 +483,22 @@ def _of_another_shape(content: dict[str, Any]) -> None:
     content["state_dict"]["model.0.weight"] = torch.zeros(3, 64)
 
 
+def _of_another_kind(content: dict[str, Any]) -> None:
+    content["state_dict"]["model.0.weight"] = "text"
+
+
+def _of_another_type(content: dict[str, Any]) -> None:
+    content["state_dict"]["model.0.weight"] = torch.zeros(16, 64, dtype=torch.long)
+
+
 @pytest.mark.parametrize(
     ("change", "message", "passes"),
     [
         (_without_bias, r"do not fit Classifier: missing: model.0 \(bias\)", True),
         (_with_more, r"do not fit Classifier: unexpected: model.7 \(weight\)", True),
         (_of_another_shape, r"another shape: model.0.weight: \(3, 64\) in the file, \(16, 64\) in the model", False),
+        (_of_another_kind, r"another shape: model.0.weight: no tensor in the file, \(16, 64\) in the model", False),
+        (_of_another_type, r"do not fit Classifier: .*floating point", False),
     ],
 )
 def test_weights_that_do_not_fit_are_listed_by_path(change: Any, message: str, passes: bool, tmp_path: Path) -> None:
@@ -653,6 +663,8 @@ def test_bytes_in_the_place_of_the_recipe_are_not_unpickled(dump: Any, tmp_path:
         load(path)
     with pytest.raises(replayml.RecipeError, match="Nothing was unpickled"):
         replayml.Classifier(__from_ckpt_application=payload, __build_args=(), __build_kwargs={})
+    with pytest.raises(replayml.RecipeError, match="Nothing was unpickled"):
+        replayml.Classifier(__from_ckpt_application=payload, __build_args=payload, __build_kwargs=payload)
     assert not mark.exists()
     dill.loads(payload)  # the honest twin: the payload works where it is unpickled
     assert mark.exists()
@@ -703,7 +715,7 @@ def test_files_without_recipe_or_weights_say_what_they_lack(tmp_path: Path) -> N
     with pytest.raises(replayml.RecipeError, match=r"no-recipe.*was not written by a replayml.Application"):
         load(path)
     torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(replayml.CheckpointError, match="is no Lightning checkpoint: it has no 'state_dict'"):
+    with pytest.raises(replayml.CheckpointError, match="is no Lightning checkpoint: it has no 'state_dict' with names"):
         load(path)
 
 
