@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.measure import Result, best_of, shown
 from benchmarks.models import Recorded
 
@@ -18,9 +20,7 @@ def run() -> list[Result]:
     many, few = float("inf"), float("inf")
     for _ in range(5):
         large, small = Recorded(10_000), Recorded(100)
-        large_time, small_time = best_of(
-            lambda model=large: _configure(model, 5_000), lambda model=small: _configure(model, 50), rounds=1
-        )
+        large_time, small_time = best_of(partial(_configure, large, 5_000), partial(_configure, small, 50), rounds=1)
         many, few = min(many, large_time), min(few, small_time)
     detail = f"{shown(many / CALLS)}, {shown(few / CALLS)}"
     return [Result("configure a leaf among 10 000 / among 100", many / few, 3.0, detail)]

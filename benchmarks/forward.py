@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 import torch
 
@@ -26,11 +27,12 @@ def run() -> list[Result]:
 
     for model in (built, hand, built, hand):
         call(model)
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for number in range(ROUNDS):
         pair = [(ours, built), (theirs, hand)]
         for times, model in pair if number % 2 else reversed(pair):
-            times.append(seconds(lambda model=model: call(model)))
+            times.append(seconds(partial(call, model)))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     return [
         Result(

@@ -1,4 +1,8 @@
-"""Reload of 100 M parameters to the first output, against Lightning's own ``load_from_checkpoint``."""
+"""Reload of 100 M parameters to the first output.
+
+A model file and a checkpoint, against Lightning's own ``load_from_checkpoint``; and a model file, whose bytes are all
+checked, against reading the bytes of its weights into memory alone.
+"""
 
 from __future__ import annotations
 
@@ -51,21 +55,52 @@ def _save(model: LightningModule, path: Path) -> None:
 
 
 def run() -> list[Result]:
-    """Measure the budget."""
+    """Measure the budgets."""
     x = torch.randn(1, WIDTH)
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = Path(folder) / "ours.ckpt", Path(folder) / "theirs.ckpt"
+        checkpoint, theirs, ours = (Path(folder) / name for name in ("ours.ckpt", "theirs.ckpt", "ours.replayml"))
         layers = [replayml.Layer(nn.Linear, WIDTH, WIDTH) for _ in range(DEPTH)]
         app = replayml.Regressor(replayml.Sequential(layers)).build()
         plain = Plain()
-        _save(app, ours)
+        _save(app, checkpoint)
         _save(plain, theirs)
+        app.save(ours)
         count = sum(parameter.numel() for parameter in app.parameters())
 
-        def load(cls: type, path: Path) -> None:
+        def use(model: nn.Module) -> None:
             with torch.inference_mode():
-                cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()(x)  # type: ignore[attr-defined]
+                model.eval()(x)
 
-        our_time, their_time = best_of(lambda: load(replayml.Application, ours), lambda: load(Plain, theirs), rounds=4)
-    detail = f"{count / 1e6:.0f} M parameters: Lightning {shown(their_time)}, replayml {shown(our_time)}"
-    return [Result("reload to first output, Lightning / replayml", their_time / our_time, 8.0, detail, at_least=True)]
+        times = best_of(
+            lambda: use(Plain.load_from_checkpoint(theirs, map_location="cpu", weights_only=True)),
+            lambda: use(replayml.Application.load_from_checkpoint(checkpoint)),
+            lambda: use(replayml.load(ours)),
+            ours.read_bytes,
+            lambda: replayml.load(ours),
+            rounds=4,
+        )
+    lightning, by_checkpoint, by_file, reading, loading = times
+    size = f"{count / 1e6:.0f} M parameters: "
+    against = f"{size}Lightning {shown(lightning)}, "
+    return [
+        Result(
+            "reload of a checkpoint to first output, Lightning / replayml",
+            lightning / by_checkpoint,
+            8.0,
+            f"{against}replayml {shown(by_checkpoint)}",
+            at_least=True,
+        ),
+        Result(
+            "reload of a model file to first output, Lightning / replayml",
+            lightning / by_file,
+            8.0,
+            f"{against}replayml {shown(by_file)}",
+            at_least=True,
+        ),
+        Result(
+            "load of a model file / reading its bytes",
+            loading / reading,
+            1.5,
+            f"{size}load {shown(loading)}, read {shown(reading)}",
+        ),
+    ]

@@ -2,7 +2,8 @@
 
     construct ──► configure ──► build ──► train ──► checkpoint ──► reload
 
-The names below are the public ones. Those that need Lightning are imported when they are first used.
+The names below are the public ones. Those that need Lightning, or read and write models as data, are imported when
+they are first used.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from replayml.blocks.components import ConvolutionalNeuralNetwork, MultiLayerPer
 from replayml.blocks.conv import Conv1dBlock, Conv2dBlock, Conv3dBlock
 from replayml.blocks.linear import LinearBlock
 from replayml.blocks.merge import Add, Cat
-from replayml.blocks.plain import LayerActivation, LayerActivationNormalization, LayerActivationNormalizationDropout
+from replayml.blocks.plain import (
+    LayerActivation,
+    LayerActivationNormalization,
+    LayerActivationNormalizationDropout,
+    LayerActivationNormalizationUpsample,
+    LayerSkip,
+    PoolLayerActivationNormalization,
+)
 from replayml.blocks.sequential import SequentialBlock
+from replayml.blocks.sized import LargeMLP, MediumMLP, SmallMLP, XLargeMLP
 from replayml.core.config import Config, ConfigItem, DetachedConfigItem
 from replayml.core.errors import (
     AlreadyBuiltError,
@@ -48,13 +57,19 @@ from replayml.layers.containers import LayerList, Parallel, Sequential
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
 from replayml.layers.optimizer import SGD, Adam, AdamW, Optimizer, RMSprop
+from replayml.module.matching import MatchReport
 from replayml.module.module import Module
 from replayml.module.selection import Selection
-from replayml.recipe import Codec, Recipe
+from replayml.recipe import Codec, Limits
 
 if TYPE_CHECKING:
+    from replayml.module.saving import load
+    from replayml.recipe.diff import RecipeDiff
+    from replayml.recipe.inspection import Inspection, inspect
+    from replayml.recipe.recipe import Recipe
     from replayml.training.application import Application
     from replayml.training.classifier import BinaryClassifier, CategoricalClassifier, Classifier, MultiLabelClassifier
+    from replayml.training.command_line import CommandLine
     from replayml.training.history import LogHistory
     from replayml.training.progress import ProgressBar
     from replayml.training.regressor import Regressor
@@ -62,16 +77,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_TRAINING = {
-    "Application": "application",
-    "BinaryClassifier": "classifier",
-    "CategoricalClassifier": "classifier",
-    "Classifier": "classifier",
-    "LogHistory": "history",
-    "MultiLabelClassifier": "classifier",
-    "ProgressBar": "progress",
-    "Regressor": "regressor",
-    "Trainer": "trainer",
+# Where each name stands that is imported when it is first used.
+_LATER = {
+    "Application": "training.application",
+    "BinaryClassifier": "training.classifier",
+    "CategoricalClassifier": "training.classifier",
+    "Classifier": "training.classifier",
+    "CommandLine": "training.command_line",
+    "Inspection": "recipe.inspection",
+    "LogHistory": "training.history",
+    "MultiLabelClassifier": "training.classifier",
+    "ProgressBar": "training.progress",
+    "Recipe": "recipe.recipe",
+    "RecipeDiff": "recipe.diff",
+    "Regressor": "training.regressor",
+    "Trainer": "training.trainer",
+    "inspect": "recipe.inspection",
+    "load": "module.saving",
 }
 
 __all__ = [
@@ -90,6 +112,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "Codec",
+    "CommandLine",
     "Config",
     "ConfigItem",
     "ConfigurationError",
@@ -100,22 +123,31 @@ __all__ = [
     "DetachedConfigItem",
     "ExtendedConstructorMeta",
     "External",
+    "Inspection",
+    "LargeMLP",
     "Layer",
     "LayerActivation",
     "LayerActivationNormalization",
     "LayerActivationNormalizationDropout",
+    "LayerActivationNormalizationUpsample",
     "LayerList",
+    "LayerSkip",
+    "Limits",
     "LinearBlock",
     "LogHistory",
+    "MatchReport",
+    "MediumMLP",
     "Module",
     "MultiLabelClassifier",
     "MultiLayerPerceptron",
     "NotBuiltError",
     "Optimizer",
     "Parallel",
+    "PoolLayerActivationNormalization",
     "ProgressBar",
     "RMSprop",
     "Recipe",
+    "RecipeDiff",
     "RecipeError",
     "Regressor",
     "ReplayError",
@@ -124,9 +156,11 @@ __all__ = [
     "SelectionError",
     "Sequential",
     "SequentialBlock",
+    "SmallMLP",
     "Tape",
     "TapeEntry",
     "Trainer",
+    "XLargeMLP",
     "after_build",
     "after_deploy",
     "after_fit",
@@ -136,18 +170,20 @@ __all__ = [
     "before_fit",
     "edit",
     "initializers",
+    "inspect",
+    "load",
     "stateful",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a training name when it is first used."""
-    if name not in _TRAINING:
+    """Import a name of `_LATER` when it is first used."""
+    if name not in _LATER:
         raise AttributeError(f"module 'replayml' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"replayml.training.{_TRAINING[name]}"), name)
+    value = getattr(importlib.import_module(f"replayml.{_LATER[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_TRAINING})
+    return sorted({*globals(), *_LATER})

@@ -9,4 +9,5 @@ conv.py         Conv1dBlock, Conv2dBlock, Conv3dBlock
 residual.py     the style "residual"
 plain.py        LayerActivation and the others with fixed names
 components.py   MultiLayerPerceptron, ConvolutionalNeuralNetwork
+sized.py        SmallMLP, MediumMLP, LargeMLP, XLargeMLP
 """

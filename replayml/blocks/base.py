@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from replayml.blocks.merge import Add, MergeOp
+from replayml.blocks.merge import Add, Cat, MergeOp
 from replayml.blocks.sequential import Addable, SequentialBlock, as_module
 from replayml.blocks.sizes import open_sizes, size_after, sizes_along
 from replayml.core.copying import describe
@@ -25,9 +25,9 @@ from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import before_build, edit
 from replayml.core.meta import not_top_level, scope
 from replayml.core.replay import realize
+from replayml.core.settings import settings_of
 from replayml.core.signatures import bind, call_arguments
 from replayml.core.tape import CallRecord, TapeEntry
-from replayml.core.tree import settings_of
 from replayml.layers.containers import Sequential
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
@@ -168,6 +168,9 @@ class BaseBlock(SequentialBlock):
             shortcut: What goes around: a layer, of which a copy is used, or its class. By default nothing but the
                 input where the sizes agree, else a projection.
 
+        Raises:
+            ConfigurationError: When something amid the block changes the resolution, and the default shortcut does not.
+
         Example:
             >>> import torch
             >>> from replayml.blocks.linear import LinearBlock
@@ -177,14 +180,40 @@ class BaseBlock(SequentialBlock):
             >>> block.build()(torch.zeros(1, 2)).shape
             torch.Size([1, 3])
         """
+        plain = merge is None or merge in (Add, Cat) or isinstance(merge, (Add, Cat))
+        resized = [name for name in self._inside() if name in (*RESIZING, "transpose")]
+        if shortcut is None and plain and resized:
+            raise ConfigurationError(
+                f"the shortcut of {self._place()} would go around {resized[0]!r}, and keep the resolution that it "
+                "changes. Give one that changes it too: .shortcut(shortcut=...)"
+            )
         around = own_copy(self.get_default_shortcut() if shortcut is None else shortcut)
         merging = own_copy(self.get_default_merge() if merge is None else merge)
         if "shortcut_start" in self.order:
             return self._put("shortcut_start", around, "replace", None)._put("shortcut_end", merging, "replace", None)
-        inside = [index for index, name in enumerate(self.order) if name not in RESIZING]
-        first, last = (inside[0], inside[-1]) if inside else (0, len(self.order) - 1)
-        self._place_at("shortcut_end", merging, last + 1)
+        inside = self._inside()
+        first = self.order.index(inside[0]) if inside else 0
+        self._place_at("shortcut_end", merging, first + len(inside))
         return self._place_at("shortcut_start", around, first)
+
+    def _inside(self) -> list[str]:
+        """Return the names of what the shortcut goes around, or would go around."""
+        order = list(self.order)
+        if "shortcut_start" in order:
+            return order[order.index("shortcut_start") + 1 : order.index("shortcut_end")]
+        while order and order[0] in RESIZING:
+            del order[0]
+        while order and order[-1] in RESIZING:
+            del order[-1]
+        return order
+
+    def _size_inside(self) -> int | None:
+        """Return the size of what comes out of what the shortcut goes around: the one that it is merged with."""
+        size = self.__dict__.get(self._size_in)
+        for name in self._inside():
+            size = size_after(self._modules[name], size)
+        out: int | None = self.__dict__.get(self._size_out)
+        return out if size is None else size
 
     def multi(self, n: int = 1) -> Self:
         """Become a sequence of ``n`` copies of what the block is now, in its child ``blocks``.

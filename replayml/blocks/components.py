@@ -8,7 +8,11 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from functools import partial
+from itertools import pairwise
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -17,7 +21,7 @@ from torch import nn
 from replayml.blocks.base import own_copy
 from replayml.blocks.conv import Conv2dBlock, Size
 from replayml.blocks.linear import LinearBlock
-from replayml.core.errors import ConfigurationError
+from replayml.core.errors import ArgumentError, ConfigurationError
 from replayml.core.hooks import edit
 from replayml.layers.containers import LayerList
 from replayml.layers.layer import Layer
@@ -130,16 +134,30 @@ class BlockStack(Module):
     def _blocks(self, first: bool = True, last: bool = True) -> list[Any]:
         return list(self.blocks)[0 if first else 1 : None if last else -1]
 
-    def _activations(self, hidden: int, out_activation: Any) -> Iterator[Any]:
-        """Yield the activations of the blocks, each made when it is asked for."""
-        for _ in range(hidden):
-            yield Layer(nn.ReLU)
-        yield Layer(nn.Identity) if out_activation is None else own_copy(out_activation)
+    def _make_blocks(self, make: Callable[..., Any], sizes: Sequence[int | None], out_activation: Any) -> None:
+        """Make a block between each two of the sizes: all with an activation, the last one with that of the output."""
+        last = len(sizes) - 2
+        self.blocks = LayerList(
+            [
+                make(*pair, activation=Layer(nn.ReLU) if index < last else _or_identity(out_activation))
+                for index, pair in enumerate(pairwise(sizes))
+            ]
+        )
 
-    def _check_sizes(self, **sizes: int | None) -> None:
-        for name, size in sizes.items():
-            if size is not None and size <= 0:
-                raise ConfigurationError(f"{name} of {self._place()} must be greater than 0, not {size}")
+    def _check_sizes(self, **given: Any) -> None:
+        """Refuse what is no size, and in the second of the arguments what is no list of sizes."""
+        for (name, value), is_list in zip(given.items(), (False, True, False), strict=True):
+            if is_list and (isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Collection)):
+                hint = f": [{value}]" if isinstance(value, int) else ", such as [64, 32]"
+                raise ArgumentError(f"{name} of {self._place()} is a list of sizes, not {reprlib.repr(value)}{hint}")
+            for size in value if is_list else [value]:
+                if size is None:
+                    continue
+                if isinstance(size, bool) or not isinstance(size, Integral):
+                    among = f" in {reprlib.repr(list(value))}" if is_list else ""
+                    raise ArgumentError(f"{name} of {self._place()} takes whole numbers, not {size!r}{among}")
+                if size <= 0:
+                    raise ConfigurationError(f"{name} of {self._place()} must be greater than 0, not {size}")
 
 
 class MultiLayerPerceptron(BlockStack):
@@ -154,6 +172,7 @@ class MultiLayerPerceptron(BlockStack):
         flatten_input: Whether to flatten all dimensions of the input but the first.
 
     Raises:
+        ArgumentError: When something is no size.
         ConfigurationError: When a size is not greater than 0.
 
     Example:
@@ -178,18 +197,12 @@ class MultiLayerPerceptron(BlockStack):
         out_activation: Any = None,
         flatten_input: bool = True,
     ) -> None:
-        self._check_sizes(in_features=in_features, out_features=out_features)
-        for size in hidden_features:
-            self._check_sizes(hidden_features=size)
+        self._check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.out_features = out_features
         self.flatten_input = flatten_input
-        sizes = zip([in_features, *hidden_features], [*hidden_features, out_features], strict=True)
-        activations = self._activations(len(hidden_features), out_activation)
-        self.blocks = LayerList(
-            [LinearBlock(*size, activation=activation) for size, activation in zip(sizes, activations, strict=True)]
-        )
+        self._make_blocks(LinearBlock, [in_features, *hidden_features, out_features], out_activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the blocks.
@@ -220,6 +233,7 @@ class ConvolutionalNeuralNetwork(BlockStack):
             nothing.
 
     Raises:
+        ArgumentError: When something is no number of channels.
         ConfigurationError: When a number of channels is not greater than 0.
 
     Example:
@@ -236,19 +250,12 @@ class ConvolutionalNeuralNetwork(BlockStack):
         out_activation: Any = None,
         pool: Any = None,
     ) -> None:
-        self._check_sizes(in_channels=in_channels, out_channels=out_channels)
-        for size in hidden_channels:
-            self._check_sizes(hidden_channels=size)
+        self._check_sizes(in_channels=in_channels, hidden_channels=hidden_channels, out_channels=out_channels)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
-        sizes = zip([in_channels, *hidden_channels], [*hidden_channels, out_channels], strict=True)
-        activations = self._activations(len(hidden_channels), out_activation)
-        self.blocks = LayerList(
-            [
-                Conv2dBlock(*size, padding=1, activation=activation)
-                for size, activation in zip(sizes, activations, strict=True)
-            ]
+        self._make_blocks(
+            partial(Conv2dBlock, padding=1), [in_channels, *hidden_channels, out_channels], out_activation
         )
         if pool is not None:
             self.pooled(pool)
@@ -286,3 +293,7 @@ class ConvolutionalNeuralNetwork(BlockStack):
         for block in self._blocks(first=apply_to_first):
             block.strided(stride, remove_pool)
         return self
+
+
+def _or_identity(activation: Any) -> Any:
+    return Layer(nn.Identity) if activation is None else own_copy(activation)

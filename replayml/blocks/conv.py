@@ -39,10 +39,7 @@ class ConvBlock(BaseBlock):
     pool = Addable(mode="prepend")
     upsample = Addable()
 
-    _conv: ClassVar[type[nn.Module]]
-    _transposed_conv: ClassVar[type[nn.Module]]
-    _norm: ClassVar[type[nn.Module]]
-    _pool: ClassVar[type[nn.Module]]
+    _dimensions: ClassVar[int]
 
     _arguments = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "bias")
     _size_in = "in_channels"
@@ -67,27 +64,40 @@ class ConvBlock(BaseBlock):
         self.padding = padding
         self.bias = bias
         layer = Layer(
-            self._conv, in_channels, out_channels, kernel_size=kernel_size, stride=stride, padding=padding, bias=bias
+            self._class("Conv"),
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            bias=bias,
         )
         super().__init__(order=order, **{"layer": layer, **modules})
+
+    @classmethod
+    def _class(cls, name: str) -> type[nn.Module]:
+        """Return the class of torch for this number of dimensions: of ``"Conv"`` that is `torch.nn.Conv2d`."""
+        found: type[nn.Module] = getattr(nn, f"{name}{cls._dimensions}d")
+        return found
 
     # What is added where nothing is given ---------------------------------------------------------------------
 
     def get_default_normalization(self) -> Any:
         """Return a batch normalization."""
-        return Layer(self._norm)
+        return Layer(self._class("BatchNorm"))
 
     def get_default_shortcut(self) -> Any:
         """Return a block that holds nothing but the input where the shapes agree, else a convolution of one point."""
-        block = type(self)._basic(self.in_channels, self.out_channels, kernel_size=1, stride=self.stride)
-        if self.in_channels == self.out_channels and _all_one(self.stride):
+        size = self._size_inside()
+        block = type(self)._basic(self.in_channels, size, kernel_size=1, stride=self.stride)
+        if self.in_channels == size and _all_one(self.stride):
             block.configure("layer", nn.Identity)
         return block
 
     @classmethod
     def _basic(cls, *args: Any, **kwargs: Any) -> ConvBlock:
         """Return a block of the class that fixes the dimensions, not of a subclass with other arguments."""
-        basic: type[ConvBlock] = next(base for base in cls.__mro__ if "_conv" in base.__dict__)
+        basic: type[ConvBlock] = next(base for base in cls.__mro__ if "_dimensions" in base.__dict__)
         return basic(*args, **kwargs)
 
     # Adding ---------------------------------------------------------------------------------------------------
@@ -105,7 +115,7 @@ class ConvBlock(BaseBlock):
             >>> Conv2dBlock(1, 2).pooled(nn.AvgPool2d).pool
             Layer(AvgPool2d, kernel_size=2)
         """
-        given = own_copy(Layer(self._pool, 2, 2) if pool is None else pool)
+        given = own_copy(Layer(self._class("MaxPool"), 2, 2) if pool is None else pool)
         if isinstance(given, Layer) and "kernel_size" in missing(given.classtype, given.kwargs):
             given.configure(kernel_size=2)
         return self._put("pool", given, mode, after)
@@ -157,7 +167,7 @@ class ConvBlock(BaseBlock):
         return self
 
     def _doubling(self) -> Layer:
-        return Layer(self._transposed_conv, kernel_size=2, stride=2, padding=0)
+        return Layer(self._class("ConvTranspose"), kernel_size=2, stride=2, padding=0)
 
     def strided(self, stride: Size, remove_pool: bool = True) -> Self:
         """Give the convolution a stride; of several copies the first one, and a shortcut that goes around as well.
@@ -175,7 +185,7 @@ class ConvBlock(BaseBlock):
         layer = self._modules.get("layer")
         if isinstance(layer, Layer):
             if layer.classtype is nn.Identity and not _all_one(stride):
-                layer.configure(self._conv)
+                layer.configure(self._class("Conv"))
             if getattr(layer, "stride", stride) != stride:
                 layer.configure(stride=stride)
         blocks = self._modules.get("blocks")
@@ -187,7 +197,7 @@ class ConvBlock(BaseBlock):
         if isinstance(around, ConvBlock):
             _stride(around, stride, remove_pool)
         elif isinstance(around, Layer) and around.classtype is nn.Identity and not _all_one(stride):
-            around.configure(self._conv, self.in_channels, self.out_channels, kernel_size=1, stride=stride)
+            around.configure(self._class("Conv"), self.in_channels, self.out_channels, kernel_size=1, stride=stride)
         elif isinstance(around, Layer) and getattr(around, "stride", stride) != stride:
             around.configure(stride=stride)
         return self
@@ -219,10 +229,7 @@ class Conv1dBlock(ConvBlock):
         torch.Size([5, 4, 7])
     """
 
-    _conv = nn.Conv1d
-    _transposed_conv = nn.ConvTranspose1d
-    _norm = nn.BatchNorm1d
-    _pool = nn.MaxPool1d
+    _dimensions = 1
 
 
 class Conv2dBlock(ConvBlock):
@@ -235,10 +242,7 @@ class Conv2dBlock(ConvBlock):
         torch.Size([1, 8, 4, 4])
     """
 
-    _conv = nn.Conv2d
-    _transposed_conv = nn.ConvTranspose2d
-    _norm = nn.BatchNorm2d
-    _pool = nn.MaxPool2d
+    _dimensions = 2
 
 
 class Conv3dBlock(ConvBlock):
@@ -250,7 +254,4 @@ class Conv3dBlock(ConvBlock):
         torch.Size([1, 2, 4, 4, 4])
     """
 
-    _conv = nn.Conv3d
-    _transposed_conv = nn.ConvTranspose3d
-    _norm = nn.BatchNorm3d
-    _pool = nn.MaxPool3d
+    _dimensions = 3

@@ -57,9 +57,8 @@ class LinearBlock(BaseBlock):
 
     def get_default_shortcut(self) -> Any:
         """Return nothing but the input where the sizes agree, else a linear layer."""
-        if self.in_features == self.out_features:
-            return Layer(nn.Identity)
-        return Layer(nn.Linear, self.in_features, self.out_features)
+        size = self._size_inside()
+        return Layer(nn.Identity) if self.in_features == size else Layer(nn.Linear, self.in_features, size)
 
 
 LinearBlock.register_style(residual)

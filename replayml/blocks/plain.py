@@ -1,4 +1,8 @@
-"""Blocks with fixed names: `LayerActivation` and the others."""
+"""Blocks with fixed names: `LayerActivation` and the others.
+
+Invariants:
+    * Each runs its modules in the order of its arguments, unless ``order`` says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,12 @@ __all__ = [
     "LayerActivation",
     "LayerActivationNormalization",
     "LayerActivationNormalizationDropout",
-    "LayerActivationNormalizationUpsampling",
+    "LayerActivationNormalizationUpsample",
     "LayerSkip",
+    "PoolLayerActivationNormalization",
 ]
+
+Order = Sequence[str] | None
 
 
 class LayerActivation(SequentialBlock):
@@ -34,82 +41,43 @@ class LayerActivation(SequentialBlock):
         torch.Size([1, 3])
     """
 
-    def __init__(self, layer: Any, activation: Any, order: Sequence[str] | None = None, **modules: Any) -> None:
+    def __init__(self, layer: Any, activation: Any, order: Order = None, **modules: Any) -> None:
         super().__init__(order=order, layer=layer, activation=activation, **modules)
 
 
-class LayerActivationNormalization(SequentialBlock):
-    """A layer, its activation and normalization; see `LayerActivation`.
+class LayerActivationNormalization(LayerActivation):
+    """A layer, its activation and normalization; see `LayerActivation`."""
 
-    Args:
-        layer: A module, or a class of modules.
-        activation: Likewise.
-        normalization: Likewise.
-        order: The names of the modules in the order in which they run.
-        **modules: Further modules.
-    """
-
-    def __init__(
-        self, layer: Any, activation: Any, normalization: Any, order: Sequence[str] | None = None, **modules: Any
-    ) -> None:
-        super().__init__(order=order, layer=layer, activation=activation, normalization=normalization, **modules)
+    def __init__(self, layer: Any, activation: Any, normalization: Any, order: Order = None, **modules: Any) -> None:
+        super().__init__(layer, activation, order, normalization=normalization, **modules)
 
 
-class LayerActivationNormalizationDropout(SequentialBlock):
-    """A layer, its activation, normalization and dropout; see `LayerActivation`.
-
-    Args:
-        layer: A module, or a class of modules.
-        activation: Likewise.
-        normalization: Likewise.
-        dropout: Likewise.
-        order: The names of the modules in the order in which they run.
-        **modules: Further modules.
-    """
+class LayerActivationNormalizationDropout(LayerActivationNormalization):
+    """A layer, its activation, normalization and dropout; see `LayerActivation`."""
 
     def __init__(
-        self,
-        layer: Any,
-        activation: Any,
-        normalization: Any,
-        dropout: Any,
-        order: Sequence[str] | None = None,
-        **modules: Any,
+        self, layer: Any, activation: Any, normalization: Any, dropout: Any, order: Order = None, **modules: Any
     ) -> None:
-        super().__init__(
-            order=order, layer=layer, activation=activation, normalization=normalization, dropout=dropout, **modules
-        )
+        super().__init__(layer, activation, normalization, order, dropout=dropout, **modules)
 
 
-class LayerActivationNormalizationUpsampling(SequentialBlock):
-    """A layer, its activation, normalization and upsampling; see `LayerActivation`.
-
-    Args:
-        layer: A module, or a class of modules.
-        activation: Likewise.
-        normalization: Likewise.
-        upsampling: Likewise.
-        order: The names of the modules in the order in which they run.
-        **modules: Further modules.
-    """
+class LayerActivationNormalizationUpsample(LayerActivationNormalization):
+    """A layer, its activation, normalization and upsampling; see `LayerActivation`."""
 
     def __init__(
-        self,
-        layer: Any,
-        activation: Any,
-        normalization: Any,
-        upsampling: Any,
-        order: Sequence[str] | None = None,
-        **modules: Any,
+        self, layer: Any, activation: Any, normalization: Any, upsample: Any, order: Order = None, **modules: Any
     ) -> None:
-        super().__init__(
-            order=order,
-            layer=layer,
-            activation=activation,
-            normalization=normalization,
-            upsampling=upsampling,
-            **modules,
-        )
+        super().__init__(layer, activation, normalization, order, upsample=upsample, **modules)
+
+
+class PoolLayerActivationNormalization(SequentialBlock):
+    """A pooling, a layer, its activation and normalization; see `LayerActivation`."""
+
+    def __init__(
+        self, pool: Any, layer: Any, activation: Any, normalization: Any, order: Order = None, **modules: Any
+    ) -> None:
+        named = {"pool": pool, "layer": layer, "activation": activation, "normalization": normalization}
+        super().__init__(order=order, **named, **modules)
 
 
 class LayerSkip(SequentialBlock):

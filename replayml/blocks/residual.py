@@ -30,7 +30,8 @@ def residual(
         dropout: The probability of dropping a value.
 
     Raises:
-        ConfigurationError: When ``order`` has another letter, or behind the shortcut a layer or a letter twice.
+        ConfigurationError: When ``order`` has another letter, or behind the shortcut a layer or a letter twice; or when
+            the block has no layer any more.
 
     Example:
         >>> from replayml.blocks.linear import LinearBlock
@@ -44,7 +45,14 @@ def residual(
             f"{order!r} is no order of a residual block. Before the '|' it takes the letters l (layer), "
             "a (activation), n (normalization) and d (dropout); behind it a, n and d, each once: 'lnaln|a'"
         )
+    if "l" in around and "layer" not in block.order:
+        raise ConfigurationError(
+            f"{block._place()} has no layer, for which the 'l' in {order!r} stands; it runs {', '.join(block.order)}. "
+            "Give a block its style before it is repeated or transposed"
+        )
     runs = _runs(around)
+    for end in ("shortcut_start", "shortcut_end"):
+        block.remove(end, allow_missing=True)
     block.keep_shape().multi(len(runs)).shortcut()
     for index, names in enumerate(runs):
         inner = block.blocks[index]

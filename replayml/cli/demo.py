@@ -98,7 +98,7 @@ def reload_elsewhere(checkpoint: Path, x: torch.Tensor, folder: Path) -> tuple[s
     done = subprocess.run([sys.executable, "-c", RELOAD, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the reloading process failed:\n{done.stderr}")
-    return done.stdout.strip().splitlines()[-1], torch.load(folder / "outputs.pt")
+    return done.stdout.strip().splitlines()[-1], torch.load(folder / "outputs.pt", weights_only=True)
 
 
 def _be_quiet() -> None:

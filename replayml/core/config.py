@@ -21,6 +21,7 @@ from typing import Any
 
 from replayml.core import tags
 from replayml.core.journal import note
+from replayml.core.tags import Site
 from replayml.core.tape import Path, TapeEntry, Where
 
 __all__ = ["Config", "ConfigItem", "DetachedConfigItem", "Edit", "Node", "Setting", "next_serial"]
@@ -70,51 +71,78 @@ class Setting:
         by: The module under construction when it was set; None for the user.
         maker: Who makes it again: a module (in its ``__init__``), an `Edit`, or None for nobody.
         serial: Its place in the order in which things were set.
-        told: The tags of the module when it was set.
+        site: Where the module stood when it was set.
         carried: True when it came into the hierarchy with its module.
         during: The serial of the user's call in the course of which it was set.
     """
 
-    __slots__ = ("by", "carried", "during", "maker", "serial", "told", "value", "where")
+    __slots__ = ("by", "carried", "during", "maker", "serial", "site", "value", "where")
 
-    def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int, told: Path) -> None:
+    def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int, site: Site) -> None:
         self.by = by
         self.maker = maker
         self.value = value
         self.where = where
         self.serial = serial
-        self.told = told
+        self.site = site
         self.carried = False
         self.during = 0
 
     def copy(self) -> Setting:
         """Return the same setting for the larger hierarchy that its module came into."""
-        new = Setting(self.by, self.maker, self.value, self.where, self.serial, self.told)
+        new = Setting(self.by, self.maker, self.value, self.where, self.serial, self.site)
         new.during = self.during
         new.carried = True
         return new
 
 
 class Edit:
-    """A stored call that is made again whenever its target is constructed again.
+    """A stored call, which is made again whenever its target is constructed again.
 
     Attributes:
+        again: False for a call of a ``@stateful`` method by an outer ``__init__``: it is told, and not made again.
         by: The module under construction when the call was made; None for the user.
         maker: Who makes it again besides: a module (in its ``__init__``), an outer `Edit`, or None for nobody.
         method: The name of the method.
-        args: The positional arguments, as they were given.
-        kwargs: The keyword arguments, as they were given.
+        args: The positional arguments; what stands in the tree by its slots.
+        kwargs: The keyword arguments, likewise.
+        given: Both, as they were given.
         serial: Its place in the order in which things were set.
         told: The call as its tape tells it, or would.
+        site: Where its target stood when it was made.
         made: What the call itself set elsewhere; it goes before the call is made again.
+        target: The module that it was made on; None for an edit that is not by an ``__init__``.
         carried: True when it came into the hierarchy with its module.
         during: The serial of the user's call in the course of which it was made.
     """
 
-    __slots__ = ("args", "by", "carried", "during", "kwargs", "made", "maker", "method", "serial", "told", "where")
+    __slots__ = (
+        "again",
+        "args",
+        "by",
+        "carried",
+        "during",
+        "given",
+        "kwargs",
+        "made",
+        "maker",
+        "method",
+        "serial",
+        "site",
+        "target",
+        "told",
+        "where",
+    )
 
     def __init__(
-        self, by: Any, maker: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], told: TapeEntry
+        self,
+        by: Any,
+        maker: Any,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        told: TapeEntry,
+        site: Site,
     ) -> None:
         self.by = by
         self.maker = maker
@@ -122,8 +150,12 @@ class Edit:
         self.args = args
         self.kwargs = kwargs
         self.told = told
+        self.site = site
         self.where = told.where
         self.serial = next_serial()
+        self.again = True
+        self.target: Any = None
+        self.given: tuple[Any, Any] = (args, kwargs)
         self.made: list[Placed] = []
         self.carried = False
         self.during = 0
@@ -170,16 +202,27 @@ class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
         stack: list[tuple[Path, Node]] = [((), self.root)]
         while stack:
             path, node = stack.pop()
+            if self._is_gone(path):
+                continue
             shown = tags.visible(self.owner, path)
             for name, settings in node.items.items():
                 if settings:
                     yield (*shown, name), settings
             stack += [((*path, slot), child) for slot, child in node.children.items()]
 
+    def _is_gone(self, path: Path) -> bool:
+        """Tell whether what stood at a place left it for good: another element has its index now, or its name."""
+        if tags.child_at(self.owner, path) is not None:
+            return False
+        return (
+            any("@" in slot or "+" in slot for slot in path)
+            or tags.walk(self.owner, tags.visible(self.owner, path)) is not None
+        )
+
     def _view(self, setting: Setting) -> ConfigItem | DetachedConfigItem:
         if setting.by is None:
             return ConfigItem(None, setting.value, setting.where)
-        if tags.root(setting.by) is self.owner:
+        if any(top is self.owner for top in tags.roots(setting.by)):
             return ConfigItem(tags.shown(setting.by), setting.value, setting.where)
         return DetachedConfigItem(setting.by, setting.value, setting.where)
 
@@ -237,6 +280,15 @@ def place(node: Node, name: str | None, thing: Setting | Edit) -> Placed:
     return node, name, thing
 
 
+def withdraw(placed: Placed) -> None:
+    """Take a setting or an edit out of its node, and with an edit what it set elsewhere."""
+    displace(placed)
+    thing = placed[2]
+    if isinstance(thing, Edit):
+        for other in thing.made:
+            withdraw(other)
+
+
 def displace(placed: Placed) -> None:
     """Take a setting or an edit out of its node again, if it is still there."""
     node, name, thing = placed
@@ -267,6 +319,12 @@ def winner(settings: list[Setting], owner: Any) -> Setting:
     return max(settings, key=lambda setting: (*rank(setting.by, owner), setting.serial))
 
 
+def order(thing: Setting | Edit) -> tuple[int, bool, int]:
+    """Return what to sort by in order to do again what was done: from the inside out, the user last."""
+    level = thing.site.root if thing.by is None else thing.by
+    return (-len(tags.path(level)), thing.by is None, thing.serial)
+
+
 def rank(by: Any, owner: Any) -> tuple[int, int]:
     """Return what to sort settings by.
 
@@ -277,4 +335,4 @@ def rank(by: Any, owner: Any) -> tuple[int, int]:
         return (2, 0)
     if by._record.constructing and tags.root(by) is not owner:
         return (1, 0)
-    return (0, -len(tags.path(by)))
+    return (0, -max(len(path) for _, path in tags.paths(by)))  # less for one that has the other below it, always

@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from replayml.core import tags
-from replayml.core.config import Config, Edit, Node, Setting
-from replayml.core.journal import note
+from replayml.core.config import Edit, Node, Setting, order
 from replayml.core.meta import ATOMS, capture
 from replayml.core.record import Blueprint
-from replayml.core.references import walk
 from replayml.core.replay import arguments_again, realize
+from replayml.core.settings import settings_of
+from replayml.core.tags import Site, walk
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
-from replayml.core.tree import settings_of
 
-__all__ = ["describe", "realize"]
+__all__ = ["Relocation", "Told", "describe", "paths_below", "realize", "with_settings_from_above"]
 
 # A live model as data -------------------------------------------------------------------------------------------
 
@@ -40,7 +39,7 @@ def describe(module: Any) -> CallRecord:
     record = module._record
     if record.built:
         return _from_blueprint(record.blueprint, record.path)
-    top: CallRecord = _with_settings_from_above(module, tags.roots(module)) if record.links else record.call
+    top: CallRecord = with_settings_from_above(module, tags.roots(module)) if record.links else record.call
     reached: dict[int, CallRecord] = {}
     _reach(top, reached)
     reached[id(record.call)] = record.call
@@ -79,6 +78,7 @@ class _Copier:
     def __init__(self, reached: dict[int, CallRecord], module: Any) -> None:
         self._reached = reached
         self._module = module
+        self._told = {entry.serial for record in reached.values() for entry in record.tape if entry.serial}
         self._owners = {id(record.owner) for record in reached.values()}
         self._above = list(tags.ancestors(module))
         self._copies: dict[int, CallRecord] = {}
@@ -98,14 +98,15 @@ class _Copier:
         owner = record.owner
         if owner is None or owner is self._module or not owner._record.links:
             return record
+        is_below = any(above is self._module for above in tags.ancestors(owner))
         others = [
             root
             for root in tags.roots(owner)
             if id(root) not in self._owners
-            and not any(root is above for above in self._above)
+            and not (is_below and any(root is above for above in self._above))
             and not self._made_again(root._record.maker)
         ]
-        return _with_settings_from_above(owner, others) if others else record
+        return with_settings_from_above(owner, others, self._is_known) if others else record
 
     def _entries(self, tape: list[TapeEntry]) -> Iterator[TapeEntry]:
         for entry in tape:
@@ -113,6 +114,12 @@ class _Copier:
                 continue
             self._replayed.add(entry.serial)
             yield TapeEntry(entry.tags, entry.method, self.value(entry.args), self.value(entry.kwargs), entry.where)
+
+    def _is_known(self, thing: Setting | Edit) -> bool:
+        """Tell whether an ``__init__`` sets something again, or a tape that is copied tells of it."""
+        if thing.by is not None and self._made_again(thing.by):
+            return True
+        return thing.serial in self._told or thing.during in self._told
 
     def _made_again(self, maker: Any) -> bool:
         while maker is not None:
@@ -136,37 +143,83 @@ class _Copier:
         return value
 
 
-def _with_settings_from_above(module: Any, roots: list[Any]) -> CallRecord:
-    """Return the record of a module as if all that is in force for it below some roots had been set by the user."""
+def _nothing(thing: Setting | Edit) -> bool:
+    return False
+
+
+def with_settings_from_above(
+    module: Any, roots: list[Any], is_known: Callable[[Setting | Edit], bool] = _nothing
+) -> CallRecord:
+    """Return the record of a module as if all that is in force for it below some roots had been set by the user.
+
+    Args:
+        module: The module.
+        roots: The roots.
+        is_known: Tells what comes about without the record.
+    """
     record = module._record
-    found: list[tuple[tuple[int, int], TapeEntry]] = []
+    found: list[tuple[tuple[int, bool, int], TapeEntry]] = []
     calls = _calls_from_above(module, roots)
     inside = {edit.serial for _, _, node in _below(module, roots) for edit in node.edits}
+    by_call = {*calls, *(edit.serial for _, _, node in _below(module, roots) for edit in node.edits if not edit.again)}
     for below, at, node in _below(module, roots):
         own = _came_along(module, at)
-        for name, setting in settings_of(below).items() if below is not None else _latest(node):
-            if _from_above(setting, module, inside) and setting.serial not in own and setting.during not in calls:
-                told = _told(module, at, setting.told)
-                entry = TapeEntry(told, "configure", (name, capture(setting.value)), {}, setting.where)
-                found.append((_order(setting), entry))
+
+        def counts(thing: Setting | Edit, own: set[int] = own) -> bool:
+            return (
+                _from_above(thing, module, inside)
+                and thing.serial not in own
+                and thing.during not in by_call
+                and not is_known(thing)
+            )
+
+        for name, setting in settings_of(below).items():
+            if counts(setting) and below._takes(name):
+                told = Told(module, at, setting.site)
+                entry = TapeEntry(told.tags, "configure", (name, capture(setting.value)), {}, setting.where)
+                found.append((order(setting), entry))
         found += [
-            (_order(edit), _Relocation(module, at, edit).entry())
+            (order(edit) if edit.again else (0, True, edit.serial), Relocation(module, at, edit).entry())
             for edit in node.edits
-            if _from_above(edit, module, inside) and edit.serial not in own and edit.during not in calls
+            if counts(edit) and edit.serial in (below._record.applied or ())
         ]
-    found += [((1, serial), entry) for serial, entry in calls.items()]
+    found += [((0, True, serial), entry) for serial, entry in calls.items()]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
     return CallRecord(call.cls, call.args, call.kwargs, call.tape + entries, call.where)
 
 
-def _told(module: Any, at: Path, told: Path) -> Path:
-    """Return the tags below a module of something that stood at ``told`` when it was set, and has the slots ``at``."""
-    cut = len(told) - len(at)
-    return told[cut:] if cut >= 0 else (*tags.visible(module, at)[:-cut], *told)
+class Told:
+    """Where something stands below a module, by the names that were right when it was set.
+
+    Args:
+        module: The module.
+        at: The slots of the place below the module.
+        site: Where it stood when it was set.
+
+    Attributes:
+        tags: The names below the module.
+        above: The names from the root of that time down to the module; None when it was not below the module then.
+        before: The names below the module down to the root of that time.
+    """
+
+    def __init__(self, module: Any, at: Path, site: Site) -> None:
+        self.tags: Path
+        self.above: Path | None
+        self.before: Path
+        for slots, names in site.places:
+            cut = len(slots) - len(at)
+            if cut >= 0 and slots[cut:] == at:
+                self.tags, self.above, self.before = names[cut:], names[:cut], ()
+                return
+            if cut < 0 and at[-cut:] == slots:
+                self.before = tags.visible(module, at)[:-cut]
+                self.tags, self.above = (*self.before, *names), ()
+                return
+        self.tags, self.above, self.before = tags.visible(module, at), None, ()
 
 
-class _Relocation:
+class Relocation:
     """Tells a call on a larger tree as a call on the tree below one of its modules.
 
     Args:
@@ -178,75 +231,48 @@ class _Relocation:
     def __init__(self, module: Any, at: Path, edit: Edit) -> None:
         self._module = module
         self._edit = edit
-        told = edit.told.tags
-        cut = len(told) - len(at)
-        self._above = told[:cut] if cut > 0 else ()
-        self._below = tags.visible(module, at)[:-cut] if cut < 0 else ()
-        self.tags = (*self._below, *told[len(self._above) :])
+        self._told = Told(module, at, edit.site)
 
     def entry(self) -> TapeEntry:
         """Return the call."""
         edit, told = self._edit, self._edit.told
-        args = self._value(told.args, edit.args)
-        kwargs = self._value(dict(told.kwargs), edit.kwargs)
-        return TapeEntry(self.tags, told.method, args, kwargs, told.where)
+        args = self._value(told.args, edit.args, edit.given[0])
+        kwargs = self._value(dict(told.kwargs), edit.kwargs, edit.given[1])
+        return TapeEntry(self._told.tags, told.method, args, kwargs, told.where)
 
-    def _value(self, told: Any, kept: Any) -> Any:
-        """Translate a value, given as the tape tells it and as the edit keeps it."""
+    def _outside(self, kept: Any, given: Any) -> Any:
+        """Return what stands elsewhere, or stood there: a module with all that is in force for it."""
+        is_there = tags.child_at(tags.root(self._module), kept.tags) is not None
+        value = arguments_again(kept, tags.root(self._module)) if is_there or given is None else given
+        is_recorded_module = getattr(value, "_record", None) is not None
+        return with_settings_from_above(value, tags.roots(value)) if is_recorded_module else value
+
+    def _value(self, told: Any, kept: Any, given: Any) -> Any:
+        """Translate a value: as the tape tells it, as the edit keeps it, and as it was given (None when not known)."""
         kind = type(told)
         if kind is TreeRef:
-            if told.tags[: len(self._above)] == self._above:
-                return TreeRef((*self._below, *told.tags[len(self._above) :]), told.name, told.outer)
-            outside = arguments_again(kept, tags.root(self._module))
-            record = getattr(outside, "_record", None)
-            return outside if record is None else _with_settings_from_above(outside, tags.roots(outside))
+            above = self._told.above
+            if above is not None:
+                for path in (told.tags, *told.also):
+                    if path[: len(above)] == above:
+                        return TreeRef((*self._told.before, *path[len(above) :]), told.name, told.outer)
+            return self._outside(kept, given)
         if kind is CallRecord and type(kept) is CallRecord and told.owner is None:
-            args = self._value(told.args, kept.args)
-            kwargs = self._value(told.kwargs, kept.kwargs)
+            args = self._value(told.args, kept.args, None)
+            kwargs = self._value(told.kwargs, kept.kwargs, None)
             return CallRecord(told.cls, args, kwargs, told.tape, told.where)
         if kind in (tuple, list):
-            return kind(self._value(item, other) for item, other in zip(told, kept, strict=True))
+            items = [None] * len(told) if given is None else given
+            return kind(self._value(*three) for three in zip(told, kept, items, strict=True))
         if kind is dict:
-            return {key: self._value(item, kept[key]) for key, item in told.items()}
+            return {key: self._value(item, kept[key], given and given[key]) for key, item in told.items()}
         return told
-
-
-def along(module: Any) -> Callable[[], None]:
-    """Return what lets a module that leaves its tree take along what is in force for it; call it when it has left."""
-    record = module._record
-    roots = tags.roots(module)
-    call = _with_settings_from_above(module, roots)
-    config = Config(module)
-    for top, path in _paths_below(module, roots):
-        other = top._record.config
-        for at, node in () if other is None else other.below(path):
-            target = config.ensure(at[len(path) :])
-            for name, settings in node.items.items():
-                target.items[name] = [_own(setting, module) for setting in settings]
-            target.edits = [_own(edit, module) for edit in node.edits]
-
-    def take() -> None:
-        note(setattr, record, "call", record.call)
-        note(setattr, record, "config", record.config)
-        record.call = CallRecord(call.cls, call.args, call.kwargs, call.tape, call.where, module)
-        record.config = config
-
-    return take
-
-
-def _own(thing: Any, module: Any) -> Any:
-    """Return a copy of a setting or edit for a module that became a root: what came from outside is the user's now."""
-    new = thing.copy()
-    new.carried = False
-    if new.by is not None and not any(above is module for above in tags.ancestors(new.by)):
-        new.by = new.maker = None
-    return new
 
 
 def _calls_from_above(module: Any, roots: list[Any]) -> dict[int, TapeEntry]:
     """Return the calls of ``@stateful`` methods, at or below a module, that are still in force."""
     found: dict[int, TapeEntry] = {}
-    for top, path in _paths_below(module, roots):
+    for top, path in paths_below(module, roots):
         prefix = tags.visible(top, path)
         for entry in top._record.call.tape:
             if entry.serial > module._record.constructed_at and entry.tags[: len(prefix)] == prefix:
@@ -255,10 +281,6 @@ def _calls_from_above(module: Any, roots: list[Any]) -> dict[int, TapeEntry]:
                 if entry.method != "configure" and getattr(method, "__recorded__", None) == "stateful":
                     found[entry.serial] = TapeEntry(below, entry.method, entry.args, entry.kwargs, entry.where)
     return found
-
-
-def _order(thing: Setting | Edit) -> tuple[int, int]:
-    return (0 if thing.by is not None else 1, thing.serial)
 
 
 def _came_along(module: Any, at: Path) -> set[int]:
@@ -273,30 +295,21 @@ def _came_along(module: Any, at: Path) -> set[int]:
     return serials
 
 
-def _paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:
+def paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:
+    """Return the places of a module below some roots."""
     return [(top, path) for top, path in tags.paths(module) if any(top is root for root in roots)]
 
 
 def _below(module: Any, roots: list[Any]) -> Iterator[tuple[Any, Path, Node]]:
-    """Yield (the module that stands there or None, its slots below ``module``, its node), each place once."""
+    """Yield (the recorded module that stands there, its slots below ``module``, its node), each module once."""
     seen: set[int] = set()
-    for top, path in _paths_below(module, roots):
+    for top, path in paths_below(module, roots):
         config = top._record.config
         for at, node in () if config is None else config.below(path):
             found = tags.child_at(top, at)
-            if not hasattr(found, "_record"):
-                found = None
-            if found is None or id(found) not in seen:
+            if hasattr(found, "_record") and id(found) not in seen:
                 seen.add(id(found))
                 yield found, at[len(path) :], node
-
-
-def _latest(node: Node) -> Iterator[tuple[str, Setting]]:
-    """Yield what the user set at a place where nothing stands now."""
-    for name, settings in node.items.items():
-        by_user = [setting for setting in settings if setting.by is None]
-        if by_user:
-            yield name, by_user[-1]
 
 
 def _from_above(thing: Setting | Edit, module: Any, inside: set[int]) -> bool:

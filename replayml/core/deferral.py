@@ -9,22 +9,23 @@ child waits; whoever looks at it, or the end of the outermost construction, cons
 Invariants:
     * Nobody sees a child that waits: the first look at it ends the waiting.
     * When the outermost construction is over, nothing waits.
+    * An error is raised by the call that caused it, as if nothing had been deferred.
     * A module that waits has a stand-in class, a subclass of its own, and gets its own class back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar, Token
-from types import TracebackType
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from replayml.core import tags
-from replayml.core.journal import note
+from replayml.core.journal import note, transaction
 
-__all__ = ["catch_up", "defer", "deferring", "forget", "is_stand_in"]
+__all__ = ["catch_up", "construct", "defer", "forget", "is_stand_in"]
 
-_waiting: ContextVar[list[Any] | None] = ContextVar("replayml_waiting", default=None)
+T = TypeVar("T")
+
 
 # What may be read of a module that waits, because it does not depend on its ``__init__``.
 ALLOWED = frozenset({"_record", "__dict__", "__class__", "configure", "get_init_args", "_apply_settings"})
@@ -32,33 +33,73 @@ ALLOWED = frozenset({"_record", "__dict__", "__class__", "configure", "get_init_
 
 def _look(self: Any, name: str) -> Any:
     """Read an attribute of a module that waits: the ``__getattribute__`` of the stand-in classes."""
-    if name not in ALLOWED:
-        catch_up(self)
-    return object.__getattribute__(self, name)
+    if name in ALLOWED:
+        own_class: Any = type(self).__mro__[1]
+        return own_class.__getattribute__(self, name)
+    catch_up(self)
+    return getattr(self, name)
 
 
-class deferring:
-    """Let modules wait while the block runs; at its end, if it is the outermost, all of them catch up."""
+class Waiting:
+    """The modules that wait until the outermost construction ends.
 
-    __slots__ = ("_token",)
+    Attributes:
+        modules: The modules.
+        used: Whether any module ever waited.
+    """
 
-    def __enter__(self) -> None:
-        self._token: Token[list[Any] | None] | None = _waiting.set([]) if _waiting.get() is None else None
+    __slots__ = ("modules", "used")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._token is None:
-            return
-        try:
-            waiting = _waiting.get()
-            while waiting and kind is None:
-                batch = sorted(waiting, key=lambda module: len(tags.path(module)))
-                waiting.clear()
-                for module in batch:
-                    catch_up(module)
-        finally:
-            _waiting.reset(self._token)
+    def __init__(self) -> None:
+        self.modules: list[Any] = []
+        self.used = False
+
+    def catch_up(self) -> None:
+        """Bring all in line, from the top down; more may come to wait meanwhile."""
+        while self.modules:
+            batch = sorted(self.modules, key=lambda module: len(tags.path(module)))
+            self.modules.clear()
+            for module in batch:
+                catch_up(module)
+
+
+AT_ONCE = Waiting()
+_waiting: ContextVar[Waiting | None] = ContextVar("replayml_waiting", default=None)
+
+
+def construct(action: Callable[[], T]) -> T:
+    """Carry out a construction, all or nothing, and let modules wait meanwhile.
+
+    When it fails and some module waited, it is carried out again with nothing deferred: then the error comes out of the
+    very call that caused it, where the user's ``__init__`` may catch it.
+
+    Args:
+        action: The construction; what it changes is noted in the journal, so that it can be carried out twice.
+
+    Returns:
+        What the action returns.
+    """
+    if _waiting.get() is not None:
+        with transaction():
+            return action()
+    waiting = Waiting()
+    try:
+        return _carry_out(action, waiting)
+    except Exception:
+        if not waiting.used:
+            raise
+    return _carry_out(action, AT_ONCE)
+
+
+def _carry_out(action: Callable[[], T], waiting: Waiting) -> T:
+    token = _waiting.set(waiting)
+    try:
+        with transaction():
+            result = action()
+            waiting.catch_up()
+            return result
+    finally:
+        _waiting.reset(token)
 
 
 def defer(module: Any, again: Callable[[Any], None]) -> None:
@@ -70,13 +111,14 @@ def defer(module: Any, again: Callable[[Any], None]) -> None:
     """
     waiting = _waiting.get()
     record = module._record
-    if waiting is None:
+    if waiting is None or waiting is AT_ONCE:
         again(module)
     elif record.deferred is None:
         note(setattr, record, "deferred", None)
         record.deferred = again
         _change_class(module, _stand_in(type(module)))
-        waiting.append(module)
+        waiting.modules.append(module)
+        waiting.used = True
 
 
 def catch_up(module: Any) -> None:

@@ -22,6 +22,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,12 +32,12 @@ from replayml.core import tags
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
 from replayml.core.journal import note, transaction
-from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, scope
+from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, read_once, scope
 from replayml.core.record import HookCall, Record
 from replayml.core.references import recorded, refer
 from replayml.core.replay import is_recorded
+from replayml.core.settings import add_edit
 from replayml.core.tape import CallRecord, TapeEntry, Where, caller
-from replayml.core.tree import add_edit
 
 __all__ = [
     "after_build",
@@ -60,6 +61,9 @@ PHASES = frozenset({"before_build", "after_build", "before_fit", "after_fit", "b
 
 def stateful(function: F) -> F:
     """Record calls of a method on the tape, and do nothing else.
+
+    Raises:
+        TypeError: When it decorates something else than a function.
 
     Example:
         >>> import replayml
@@ -131,8 +135,13 @@ def run_hooks(module: Any, phase: str, target: Any = None) -> None:
         return
     calls = hooks.pop(phase)
     note(hooks.__setitem__, phase, calls)
-    for call in calls:
-        call(module if target is None else target)
+    record = module._record
+    record.running = phase
+    try:
+        for call in calls:
+            call(module if target is None else target)
+    finally:
+        record.running = None
 
 
 def run_waiting(model: nn.Module, phase: str) -> None:
@@ -148,10 +157,12 @@ def run_waiting(model: nn.Module, phase: str) -> None:
 
 
 def _recorded(function: F, kind: str) -> F:
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"@{kind} decorates a method (def ...), not {function!r}")
     name = function.__name__
 
     @functools.wraps(function)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         record: Record | None = self.__dict__.get("_record")
         if record is None or record.built:
             if kind == "before_build":
@@ -161,6 +172,8 @@ def _recorded(function: F, kind: str) -> F:
                 )
             return function(self, *args, **kwargs)
         top = scope()
+        if record.running == kind:
+            return function(self, *args, **kwargs)
         if top is not None:
             if top.kind is QUIET:
                 return function(self, *args, **kwargs)
@@ -189,6 +202,7 @@ def _recorded(function: F, kind: str) -> F:
     ) -> Any:
         by = None if top is None else top.by
         nested = top is not None and top.kind is CALL
+        args, kwargs = read_once(args, kwargs)
         where = top.where if top is not None and top.kind in (REPLAY, CALL) else caller()
         roots = tags.roots(self)
         outside = top is not None and all(root is not tags.root(top.module) for root in roots if top.kind is not REPLAY)
@@ -197,17 +211,20 @@ def _recorded(function: F, kind: str) -> F:
             entries = [_entry(self, root, name, args, kwargs, where, by) for root in roots] if on_tape else []
             maker = by if not nested or top.edit is None else top.edit  # type: ignore[union-attr]
             made: Edit | None = None
-            if kind != "stateful":
+            if kind != "stateful" or (by is not None and not nested and name != "configure"):
                 told = entries[0] if entries else _entry(self, tags.root(self), name, args, kwargs, where, by)
-                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), told)
+                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), told, tags.site(self))
+                made.again = kind != "stateful"
+                made.target = None if by is None else self
+                made.given = (args, kwargs)
                 made.during = top.during if nested else 0  # type: ignore[union-attr]
                 _mark_rewrapped((*args, *kwargs.values()), (*made.args, *made.kwargs.values()))
                 add_edit(self, made)
                 record.apply(made.serial)
             serial = next_serial() if made is None else made.serial
-            inherited = top.edit if nested else None  # type: ignore[union-attr]
+            inner = made if made is not None and made.again else top.edit if nested else None  # type: ignore[union-attr]
             during = top.during if nested else serial  # type: ignore[union-attr]
-            with entered(Frame(CALL, self, by=by, edit=made or inherited, where=where, during=during)):
+            with entered(Frame(CALL, self, by=by, edit=inner, where=where, during=during)):
                 result = perform(self, args, kwargs)
             for root, entry in zip(roots, entries, strict=False):
                 tape = root._record.call.tape
@@ -215,7 +232,11 @@ def _recorded(function: F, kind: str) -> F:
                 note(tape.pop)
         return result
 
+    def as_edit(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return _record_call(self, self._record, scope(), args, kwargs)
+
     method.__recorded__ = kind  # type: ignore[attr-defined]
+    method.__edit__ = as_edit  # type: ignore[attr-defined]
     method.__perform__ = perform  # type: ignore[attr-defined]
     return method  # type: ignore[return-value]
 

@@ -14,24 +14,39 @@ import inspect
 import sys
 import types
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from replayml.core.config import Edit, next_serial
-from replayml.core.deferral import deferring, forget, is_stand_in
-from replayml.core.journal import note, refill, transaction
+from replayml.core.deferral import construct, forget, is_stand_in
+from replayml.core.journal import note, refill
 from replayml.core.record import Forecast, Line, Record
+from replayml.core.signatures import bind, signature_of
 from replayml.core.tape import CallRecord, Where, caller
 
-__all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope"]
+__all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope", "watched"]
 
 T = TypeVar("T")
 
 CONSTRUCT, CALL, QUIET, REPLAY = "construct", "call", "quiet", "replay"
 
 _scope: ContextVar[tuple[Frame, ...]] = ContextVar("replayml_scope", default=())
+
+
+_watcher: ContextVar[Callable[[Any], None] | None] = ContextVar("replayml_watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Callable[[Any], None]) -> Iterator[None]:
+    """Show every module that is about to be constructed to a function, while the block runs."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class Frame:
@@ -45,9 +60,10 @@ class Frame:
         edit: The innermost edit that is being carried out, or None.
         where: The line to record instead of the caller's.
         during: The serial of the user's call that is being carried out, or 0.
+        again: Whether an edit is made again, after its target was constructed again.
     """
 
-    __slots__ = ("by", "during", "edit", "kind", "module", "where")
+    __slots__ = ("again", "by", "during", "edit", "kind", "module", "where")
 
     def __init__(
         self,
@@ -57,7 +73,9 @@ class Frame:
         edit: Edit | None = None,
         where: Where | None = None,
         during: int = 0,
+        again: bool = False,
     ) -> None:
+        self.again = again
         self.kind = kind
         self.module = module
         self.by = by
@@ -104,6 +122,7 @@ def quiet() -> entered:
 class ExtendedConstructorMeta(type):
     """The metaclass of `replayml.Module`."""
 
+    _shows_its_init = True  # its `__signature__` is that of the `__init__`, which may hand on `**kwargs`
     _classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
@@ -116,27 +135,18 @@ class ExtendedConstructorMeta(type):
         if not is_stand_in(cls):
             ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
-    def __call__(cls: type[T], *args: Any, **kwargs: Any) -> T:
+    def __call__(cls: type[T], /, *args: Any, **kwargs: Any) -> T:
         """Construct a module and record the call."""
         if "__from_ckpt_application" in kwargs:
             return cls._from_checkpoint_call(kwargs)  # type: ignore[attr-defined,no-any-return]
-        if any(type(value) in ITERATORS for value in args):
-            args = tuple(list(value) if type(value) in ITERATORS else value for value in args)
+        args, kwargs = read_once(args, kwargs)
+        if kwargs:
+            _check_keywords(cls, args, kwargs)
         top = scope()
         frame = sys._getframe(1)
         line = (cls, frame.f_code, frame.f_lineno)
-        forecast = None if top is None or top.by is None else _forecast(line, top.by._record)
-        module: Any = None if forecast is None else _again(forecast)
-        if module is None:
-            module = cls.__new__(cls, *args, **kwargs)
-        _record(module, cls, args, kwargs, top)
-        if top is not None and top.by is not None:
-            _note_creation(module, top.by, line, forecast)
-        module._init_torch()
-        cls.__pre_init__(module, *args, **kwargs)  # type: ignore[attr-defined]
-        with transaction(), deferring():
-            module.__construct__()
-        return module  # type: ignore[no-any-return]
+        module: T = construct(lambda: _constructed(cls, args, kwargs, top, line))
+        return module
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -144,6 +154,24 @@ class ExtendedConstructorMeta(type):
         init = inspect.getattr_static(cls, "__init__")
         signature = inspect.signature(init)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _constructed(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], top: Frame | None, line: Line) -> Any:
+    """Return a new module, recorded and constructed."""
+    forecast = None if top is None or top.by is None else _forecast(line, top.by._record)
+    module: Any = None if forecast is None else _again(forecast)
+    if module is None:
+        module = cls.__new__(cls, *args, **kwargs)
+    _record(module, cls, args, kwargs, top)
+    watch = _watcher.get()
+    if watch is not None:
+        watch(module)
+    if top is not None and top.by is not None:
+        _note_creation(module, top.by, line, forecast)
+    module._init_torch()
+    cls.__pre_init__(module, *args, **kwargs)
+    module.__construct__()
+    return module
 
 
 def _record(
@@ -214,8 +242,32 @@ def _again(forecast: Forecast) -> Any:
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
 
 
-# Given as an argument they can be read only once; a list of what they yield is recorded and passed on.
-ITERATORS = frozenset({types.GeneratorType, map, filter, zip, reversed, enumerate, type(iter([])), type(iter(()))})
+VIEWS = frozenset({type({}.keys()), type({}.values()), type({}.items())})
+
+
+def read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments with a list in the place of each iterator, which could be read only once, or dict view.
+
+    Example:
+        >>> read_once((map(abs, [-1]), 2), {"keys": {3: 4}.keys()})
+        (([1], 2), {'keys': [3]})
+    """
+    if not ATOMS.issuperset(map(type, args)) and any(_is_read_once(type(value)) for value in args):
+        args = tuple(list(value) if _is_read_once(type(value)) else value for value in args)
+    if not ATOMS.issuperset(map(type, kwargs.values())) and any(_is_read_once(type(v)) for v in kwargs.values()):
+        kwargs = {name: list(value) if _is_read_once(type(value)) else value for name, value in kwargs.items()}
+    return args, kwargs
+
+
+def _is_read_once(kind: type) -> bool:
+    return kind in VIEWS or (hasattr(kind, "__next__") and kind.__module__ in ("builtins", "itertools"))
+
+
+def _check_keywords(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise, with the nearest name, when the ``__init__`` of a class does not take some keyword."""
+    signature = signature_of(cls)
+    if not signature.accepts_kwargs and not kwargs.keys() <= signature.keywords:
+        bind(cls, args, kwargs)
 
 
 def capture(value: Any) -> Any:
@@ -230,6 +282,8 @@ def capture(value: Any) -> Any:
         record = value.__dict__["_record"]
         return value if record.built else record.call
     if kind is tuple or kind is list:
+        if ATOMS.issuperset(map(type, value)):
+            return value
         new = [capture(item) for item in value]
         return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
     if kind is dict:

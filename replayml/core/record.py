@@ -145,8 +145,10 @@ class Record:
         expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
         speculative: Whether it, or something below it, was made with settings of the place where it was expected.
         rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
+        running: The phase whose waiting calls run at the moment, or None.
         deferred: What brings it in line with its settings, while it waits for that.
         sharing: Whether it, or something below it, stands in several places.
+        left: The root of the tree that it was taken out of, or None.
         gone: Where its successor stands, after its parent was constructed again.
     """
 
@@ -170,11 +172,13 @@ class Record:
     forecast: dict[Line, list[Forecast | None]] | None = None
     speculative: bool = False
     expected: tuple[Any, Path] | None = None
+    left: Any = None
     gone: tuple[Any, Path] | None = None
     deferred: Callable[[Any], None] | None = None
     constructing: bool = False
     constructed: bool = False
     constructed_at: int = 0
+    running: str | None = None
     rebuilding: bool = False
     sharing: bool = False
     rewrapped: bool = False
@@ -185,10 +189,10 @@ class Record:
 
     def name_of(self, slot: str) -> str:
         """Return the name under which a slot is found in the module's children."""
-        if self.slots is None:
-            return slot.partition("@")[0] if "@" in slot else slot
-        index = self.slots.index(slot)
-        return slot if index is None else str(index)
+        index = None if self.slots is None else self.slots.index(slot)
+        if index is not None:
+            return str(index)
+        return slot.partition("@")[0] if "@" in slot else slot
 
     def slot_of(self, name: str) -> str:
         """Return the slot of the child of that name."""

@@ -18,18 +18,7 @@ from replayml.core import tags
 from replayml.core.meta import ATOMS, ExtendedConstructorMeta, capture
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
 
-__all__ = ["recorded", "refer", "walk"]
-
-
-def walk(top: Any, names: Path) -> Any:
-    """Return what stands at a path of names, or None."""
-    module = top
-    for name in names:
-        children: dict[str, nn.Module] | None = getattr(module, "_modules", None)
-        module = None if children is None else children.get(name)
-        if module is None:
-            return None
-    return module
+__all__ = ["recorded", "refer"]
 
 
 def refer(value: Any, root: Any, by_slots: bool) -> Any:
@@ -74,9 +63,9 @@ def refer(value: Any, root: Any, by_slots: bool) -> Any:
 def _place(module: Any, root: Any, by_slots: bool) -> TreeRef | None:
     """Return a reference to an unbuilt module, if it stands in the tree."""
     if module is root or module._record.links:
-        for top, slots in tags.paths(module):
-            if top is root:
-                return TreeRef(slots if by_slots else tags.visible(top, slots))
+        found = [slots if by_slots else tags.visible(top, slots) for top, slots in tags.paths(module) if top is root]
+        if found:
+            return TreeRef(found[0], also=tuple(found[1:]))
     return None
 
 
@@ -108,7 +97,7 @@ def _translate(value: Any, root: Any, by_slots: bool, seen: set[int], outer: boo
     if kind is CallRecord:
         place = None if value.owner is None else _place(value.owner, root, by_slots)
         if place is not None:
-            return TreeRef(place.tags, place.name, outer)
+            return TreeRef(place.tags, place.name, outer, place.also)
         new_call = _translated(value, root, by_slots, seen)
         return value if new_call is None else new_call
     if kind is tuple or kind is list:

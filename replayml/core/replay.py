@@ -18,7 +18,7 @@ from torch import nn
 from replayml.core import tags
 from replayml.core.errors import ConfigurationError, ReplayError, nearest
 from replayml.core.meta import ATOMS, REPLAY, Frame, entered
-from replayml.core.references import walk
+from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, TapeEntry, TreeRef
 
 __all__ = ["Replayer", "arguments_again", "is_recorded", "realize"]

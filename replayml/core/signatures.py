@@ -276,7 +276,7 @@ def _owner(cls: type, *names: str) -> int:
 def _of_class(cls: type) -> tuple[Parameter, ...]:
     """Return the parameters of a class, from the place that decides about them."""
     declared = getattr(cls, "__signature__", None)
-    if isinstance(declared, inspect.Signature):
+    if isinstance(declared, inspect.Signature) and not hasattr(type(cls), "_shows_its_init"):
         owners = [i for i, base in enumerate(cls.__mro__) if "__signature__" in vars(base)]
         # One that a base declares says nothing about a subclass with its own constructor.
         if not owners or owners[0] <= _owner(cls, "__init__", "__new__"):

@@ -13,11 +13,24 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from replayml.core.tape import Path
 
-__all__ = ["ancestors", "child_at", "path", "paths", "root", "roots", "shown", "shown_all", "visible"]
+__all__ = [
+    "Site",
+    "ancestors",
+    "child_at",
+    "path",
+    "paths",
+    "root",
+    "roots",
+    "shown",
+    "shown_all",
+    "site",
+    "visible",
+    "walk",
+]
 
 
 def path(module: Any) -> Path:
@@ -87,6 +100,23 @@ def shown_all(module: Any) -> list[Path]:
     return [visible(top, slots) for top, slots in paths(module)]
 
 
+class Site(NamedTuple):
+    """Where a module stood at some time.
+
+    Attributes:
+        root: The root of the tree.
+        places: The slots and the names of each place.
+    """
+
+    root: Any
+    places: tuple[tuple[Path, Path], ...]
+
+
+def site(module: Any) -> Site:
+    """Return where a module stands now."""
+    return Site(root(module), tuple((slots, visible(top, slots)) for top, slots in paths(module)))
+
+
 def visible(top: Any, slots: Path) -> Path:
     """Turn slots into the names and indices that the user sees; a slot that is empty now stays as it is."""
     names: list[str] = []
@@ -100,12 +130,25 @@ def visible(top: Any, slots: Path) -> Path:
     return tuple(names)
 
 
+def walk(top: Any, names: Path) -> Any:
+    """Return what stands at a path of names, or None."""
+    module = top
+    for name in names:
+        children: dict[str, Any] | None = getattr(module, "_modules", None)
+        module = None if children is None else children.get(name)
+        if module is None:
+            return None
+    return module
+
+
 def child_at(top: Any, slots: Path) -> Any:
     """Return what stands at a path of slots, or None."""
     module: Any = top
     for slot in slots:
         record = getattr(module, "_record", None)
         name = slot if record is None else record.name_of(slot)
+        if record is not None and record.slot_of(name) != slot:
+            return None  # another module took the place
         children = getattr(module, "_modules", None)
         module = None if children is None else children.get(name)
         if module is None:

@@ -56,14 +56,16 @@ class TreeRef:
         tags: The module's path below the root of the tape, at the time of the call.
         name: None for the module itself, else the name of its parameter or buffer.
         outer: On the tape of a module that was given to a larger one: the path is one of the larger one's tree.
+        also: The other paths at which it stood at the time of the call; they take no part in equality.
     """
 
     tags: Path
     name: str | None = None
     outer: bool = False
+    also: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TapeEntry:
     """One recorded call.
 
@@ -97,6 +99,9 @@ class TapeEntry:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<TapeEntry {self}{f' at {self.where}' if self.where else ''}>"
 
     def __str__(self) -> str:
         """Return the call as the user would type it."""
@@ -195,5 +200,14 @@ def _short(value: Any, limit: int = 60) -> str:
         return f"{text}.{value.name}" if value.name else text
     if callable(value) and hasattr(value, "__qualname__"):
         return str(value.__qualname__)
-    text = repr(value)
+    text = _container(value) if type(value) in (list, tuple, dict) else repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _container(value: Any) -> str:
+    if type(value) is dict:
+        return "{" + ", ".join(f"{key!r}: {_short(item)}" for key, item in value.items()) + "}"
+    items = ", ".join(_short(item) for item in value)
+    if type(value) is list:
+        return f"[{items}]"
+    return f"({items},)" if len(value) == 1 else f"({items})"

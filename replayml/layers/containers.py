@@ -178,8 +178,9 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
             nn.ModuleList.__setitem__(self, key, module)
         elif isinstance(key, slice):
             for index, element in zip(range(*key.indices(len(self))), module, strict=True):
-                setattr(self, str(index), element)
+                self[index] = element
         else:
+            self._check_element(module)
             setattr(self, str(self._index(key)), module)
 
     def __delitem__(self, key: Any) -> None:
@@ -227,13 +228,16 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
         modules = list(self._modules.values())
         module = modules.pop(index)
         record = self._record
+        gone: list[Callable[[], None]] = []
         if not record.built:
-            self._drop_child(str(index), module)
+            gone = self._drop_child(str(index), module)
             slots = self._slots()
             slot = slots.order[index]
             slots.remove(index)
             note(slots.insert, index, slot)
         self._renumber(modules)
+        for keep in gone:
+            keep()
         return module
 
     def _renumber(self, modules: list[Any]) -> None:
@@ -249,10 +253,14 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
             record.slots = Slots([str(index) for index in range(len(self))])
         return record.slots
 
-    def _new_occupant(self, name: str, serial: int) -> None:
+    def _new_occupant(self, name: str) -> None:
+        if not name.isdigit() or int(name) >= len(self._slots().order):
+            super()._new_occupant(name)
+            return
         slots, index = self._slots(), int(name)
-        note(slots.put, index, slots.order[index])
-        slots.put(index, f"+{serial}.{name}")
+        slot = slots.order[index]
+        note(slots.put, index, slot)
+        slots.put(index, self._own_slot(name, slot))
 
     def _new_slot(self, index: int, length: int) -> None:
         top = scope()
@@ -275,7 +283,7 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
     # Every element at once ------------------------------------------------------------------------------------
 
     @stateful
-    def configure(self, *args: Any, **kwargs: Any) -> Self:
+    def configure(self, /, *args: Any, **kwargs: Any) -> Self:
         """Configure elements.
 
         Args:
@@ -283,6 +291,8 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
                 one of these, every element is configured.
             **kwargs: What ``configure`` of the elements takes.
         """
+        if self._record.built:
+            super().configure(*args, **kwargs)  # raises: a built list has nothing to configure
         chosen: list[Any]
         if args and isinstance(args[0], (int, slice, list)) and not isinstance(args[0], bool):
             key, *rest = args

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from replayml.core import tree
 from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
 from replayml.core.meta import ATOMS, ExtendedConstructorMeta
+from replayml.core.settings import settings_of
 from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder
 from replayml.module.module import Module
@@ -24,6 +24,7 @@ from replayml.module.module import Module
 __all__ = ["External"]
 
 SURPLUS = "*args"
+OTHER_CLASS = "*class"  # the setting of the class, where the wrapped class has an argument called 'classtype'
 HOOK_TABLES = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -87,18 +88,22 @@ class External(Module):
         given, *args = record.args
         self._check_class(given)
         named, surplus = bind(given, tuple(args), record.kwargs)
-        settings = tree.settings_of(self)
+        settings = settings_of(self)
         record.resolved = settings
         if settings:
-            classtype = settings["classtype"].value if "classtype" in settings else given
+            key = OTHER_CLASS if OTHER_CLASS in settings else self._class_key
+            classtype = settings[key].value if key in settings else given
             signature = signature_of(classtype)
-            named = {**named, **{name: setting.value for name, setting in settings.items()}}
+            named = {**named, **{name: setting.value for name, setting in settings.items() if name != key}}
             surplus = named.pop(SURPLUS, surplus if signature.accepts_args else ())
-            named.pop("classtype", None)
             if not signature.accepts_kwargs:
                 named = {name: value for name, value in named.items() if name in signature.names}
             given = classtype
         return (given, named, surplus), {}
+
+    def _takes(self, name: str) -> bool:
+        signature = signature_of(self.classtype)
+        return name in (self._class_key, OTHER_CLASS, SURPLUS) or name in signature.names or signature.accepts_kwargs
 
     def _check_class(self, classtype: Any) -> None:
         wrong = not callable(classtype) or (isinstance(classtype, type) and not issubclass(classtype, self._base))
@@ -108,6 +113,13 @@ class External(Module):
             raise ArgumentError(f"{type(self).__name__} wraps {kind}, not {classtype!r}.{hint}")
 
     # Reading --------------------------------------------------------------------------------------------------
+
+    @property
+    def _class_key(self) -> str:
+        """The name of the setting that exchanges the class."""
+        record = self._record
+        is_taken = "classtype" in record.kwargs or "classtype" in signature_of(record.args[0]).names
+        return OTHER_CLASS if is_taken or OTHER_CLASS in record.resolved else "classtype"
 
     @property
     def classtype(self) -> Any:
@@ -164,15 +176,19 @@ class External(Module):
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], list[tuple[str, tuple[tuple[Any, ...], dict[str, Any]]]]]:
         classtype = self.classtype
-        if "classtype" in kwargs and "classtype" not in signature_of(classtype).names:
+        key = self._class_key
+        if key == "classtype" and "classtype" in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop("classtype"), *args)
         if args and callable(args[0]) and not isinstance(args[0], str):
             classtype, *rest = args
             self._check_class(classtype)
             named, surplus = bind(classtype, tuple(rest), kwargs)
-            return {"classtype": classtype, **named, **({SURPLUS: surplus} if surplus else {})}, []
-        if args and args[0] == "classtype" and len(args) == 2:
+            key = OTHER_CLASS if "classtype" in named else key
+            return {key: classtype, **named, **({SURPLUS: surplus} if surplus else {})}, []
+        if args and args[0] == SURPLUS and len(args) == 2:
+            return {SURPLUS: args[1]}, []
+        if args and args[0] in (key, OTHER_CLASS) and len(args) == 2:
             return self._sort_out((args[1],), kwargs)
         if args and args[0] in self._modules and (len(args) > 2 or kwargs):
             return {}, [(args[0], (args[1:], kwargs))]
@@ -238,12 +254,12 @@ class External(Module):
         if not isinstance(result, nn.Module):
             return
         attributes = self.__dict__
-        for name in HOOK_TABLES:
-            if attributes[name]:
+        if any(map(attributes.__getitem__, HOOK_TABLES)):
+            for name in HOOK_TABLES:
                 getattr(result, name).update(attributes[name])
-        for name, value in attributes.items():
-            if name not in OWN_ATTRIBUTES:
-                setattr(result, name, value)
+        if not attributes.keys() <= OWN_ATTRIBUTES:
+            for name in [name for name in attributes if name not in OWN_ATTRIBUTES]:
+                setattr(result, name, attributes[name])
         if not self.training:
             result.eval()
 

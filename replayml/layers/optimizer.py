@@ -186,13 +186,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Optimizer):
-    """``torch.optim.AdamW``, whose parameters arrive later.
-
-    Args:
-        lr: The learning rate.
-        *args: Its further positional arguments.
-        **kwargs: Its keyword arguments.
-    """
+    """``torch.optim.AdamW``, whose parameters arrive later; see `Adam`."""
 
     _torch_class = torch.optim.AdamW
 
@@ -201,13 +195,7 @@ class AdamW(Optimizer):
 
 
 class SGD(Optimizer):
-    """``torch.optim.SGD``, whose parameters arrive later.
-
-    Args:
-        lr: The learning rate.
-        *args: Its further positional arguments.
-        **kwargs: Its keyword arguments.
-    """
+    """``torch.optim.SGD``, whose parameters arrive later; see `Adam`."""
 
     _torch_class = torch.optim.SGD
 
@@ -216,13 +204,7 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """``torch.optim.RMSprop``, whose parameters arrive later.
-
-    Args:
-        lr: The learning rate.
-        *args: Its further positional arguments.
-        **kwargs: Its keyword arguments.
-    """
+    """``torch.optim.RMSprop``, whose parameters arrive later; see `Adam`."""
 
     _torch_class = torch.optim.RMSprop
 

@@ -281,14 +281,7 @@ class ShapeTable:
     ) -> list[tuple[str, Any, Any]]:
         """Return the given arguments that the inputs contradict, as ``(name, given, implied)``.
 
-        Args:
-            cls: The layer class.
-            named: The layer's arguments as far as they are given; None counts as not given.
-            args: The positional inputs of ``forward``.
-            kwargs: The keyword inputs of ``forward``.
-
-        Raises:
-            BuildError: If an input that is needed is absent, no tensor, or has too few or too many dimensions.
+        It takes what `infer` takes.
 
         Example:
             >>> import torch

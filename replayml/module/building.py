@@ -22,14 +22,16 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from replayml.core import tags, tree
+from replayml.core import tags
 from replayml.core.copying import describe
 from replayml.core.errors import ArgumentError, BuildError
 from replayml.core.hooks import run_hooks
 from replayml.core.journal import note, transaction
 from replayml.core.meta import CALL, Frame, entered, quiet
+from replayml.core.rebuilding import reconstruct
 from replayml.core.record import Blueprint, HookCall, Record
 from replayml.core.replay import realize
+from replayml.core.settings import settings_of
 from replayml.core.tape import Path
 from replayml.module.mapping import MappedForward
 
@@ -134,6 +136,11 @@ class Builder:
             note(children.__setitem__, name, child)
             if isinstance(result, nn.Module):
                 children[name] = result
+            elif name.isdigit():
+                raise BuildError(
+                    f"{describe_place(child)} makes a {type(result).__name__}, and a {type(module).__name__} holds "
+                    "modules. Keep it as an attribute of a module with a name"
+                )
             else:
                 del children[name]
                 module.__dict__[name] = result
@@ -178,7 +185,7 @@ def describe_place(module: Any) -> str:
     path = ".".join(("model", *tags.shown(module)))
     call = module._record.call
     lines = [f"made at {call.where}"] if call.where else []
-    for name, setting in tree.settings_of(module).items():
+    for name, setting in settings_of(module).items():
         if setting.where is not None:
             lines.append(f"{name!r} was set to {setting.value!r} at {setting.where}")
     return f"{path} ({call})" + (": " + "; ".join(lines) if lines else "")
@@ -261,10 +268,19 @@ def going_on(builder: Builder) -> Iterator[None]:
 def _records_inside(module: Any) -> Iterator[tuple[Path, Any]]:
     """Yield each unsealed replayml module below one, with its path."""
     if isinstance(module, nn.Module):
-        for name, below in module.named_modules():
+        seen: set[int] = set()
+        stack: list[tuple[Path, Any]] = [((), module)]
+        while stack:
+            path, below = stack.pop()
+            if id(below) in seen:
+                continue
+            seen.add(id(below))
             record = below.__dict__.get("_record")
             if record is not None and not record.built:
-                yield (tuple(name.split(".")) if name else ()), below
+                yield path, below
+            for name, child in reversed(below._modules.items()):
+                if child is not None and (child._modules or "_record" in child.__dict__):
+                    stack.append(((*path, name), child))
 
 
 def unbuilt_inside(module: nn.Module) -> Iterator[tuple[Path, Any]]:
@@ -393,4 +409,4 @@ def _owns_tensors(module: Any) -> bool:
 def _construct_seeded(module: Any, seed: int) -> None:
     """Construct again, so that tensors made by an ``__init__`` come from the seed as well."""
     with seeded(seed, ()):
-        tree.reconstruct(module)
+        reconstruct(module)

@@ -26,8 +26,8 @@ from torch import nn
 from replayml.core.copying import describe
 from replayml.core.errors import ConfigurationError
 from replayml.core.meta import ExtendedConstructorMeta
-from replayml.core.references import walk
 from replayml.core.replay import Replayer
+from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw

@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import re
 from types import TracebackType
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from replayml.core.copying import describe
 from replayml.core.replay import realize
 from replayml.core.tape import Where
+from replayml.recipe.metering import is_about_meta
 
 __all__ = [
     "FAULTS",
@@ -95,11 +95,6 @@ def on_meta(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: on_meta(item) for key, item in value.items()}
     return value
-
-
-def is_about_meta(error: Exception) -> bool:
-    """Tell whether an error only says that the meta device holds no values."""
-    return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
 # Making and placing ---------------------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from typing import Any
 
 from torch import nn
 
-from replayml.core import tags, tree
+from replayml.core import tags
 from replayml.core.config import Setting, next_serial, rank
 from replayml.core.copying import realize
 from replayml.core.errors import ConfigurationError, nearest, suggestion
 from replayml.core.meta import ExtendedConstructorMeta, quiet
-from replayml.core.references import walk
+from replayml.core.settings import nodes_of, settings_of
 from replayml.core.signatures import bind, signature_of
+from replayml.core.tags import walk
 from replayml.core.tape import Path, Where
 
 __all__ = ["Candidate", "Explanation", "candidates", "explain", "factory_of", "settings_taken_by", "shown"]
@@ -161,7 +162,7 @@ def _explanation(module: Any, path: Path, name: str, read_since: int) -> Explana
     if first.source == "argument":
         giver = module._record.maker
     elif isinstance(first.source, tuple):
-        giver = tree.settings_of(module)[name].by
+        giver = settings_of(module)[name].by
     via = () if giver is None else tuple(_holding(giver, first.value, read_since))
     return Explanation(path, name, _name(owner), first.value, first.source, first.where, found, via)
 
@@ -199,7 +200,7 @@ def settings_taken_by(module: Any) -> list[str]:
     if factory is not type(module):
         names.append(CLASS)
     if signature.accepts_kwargs:
-        names += [*_arguments(module), *tree.settings_of(module)]
+        names += [*_arguments(module), *settings_of(module)]
     return list(dict.fromkeys(name for name in names if name.isidentifier()))
 
 
@@ -248,7 +249,7 @@ def candidates(module: Any, name: str, read_since: int | None = None) -> tuple[C
 def _settings(module: Any, name: str) -> list[Setting]:
     """Return the settings of one name at all places where a module stands, the strongest first."""
     known: dict[tuple[int, int], Setting] = {}
-    for node in tree.nodes_of(module):
+    for node in nodes_of(module):
         for setting in node.items.get(name, ()):
             known.setdefault((setting.serial, id(setting.value)), setting)
     owner = tags.root(module)
@@ -342,7 +343,7 @@ def _no_such_path(model: Any, parts: Path) -> ConfigurationError:
 def _no_such_setting(module: Any, parts: Path, name: str) -> ConfigurationError:
     names = settings_taken_by(module)
     place = f" at {'.'.join(parts)!r}" if parts else ""
-    setting = tree.settings_of(module).get(name)
+    setting = settings_of(module).get(name)
     idle = f" It was set at {setting.where}, but the class in force has no use for it." if setting is not None else ""
     return ConfigurationError(
         f"{_name(factory_of(module))}{place} takes no {name!r}.{suggestion(name, names)}{idle} "

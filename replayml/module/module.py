@@ -12,34 +12,46 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
 
-from replayml.core import tags, tree
-from replayml.core.config import Config, Setting, next_serial
-from replayml.core.copying import along, describe
-from replayml.core.deferral import catch_up, defer
-from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
-from replayml.core.hooks import edit, run_hooks, stateful
-from replayml.core.journal import note, refill
-from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, ExtendedConstructorMeta, not_top_level, scope
+from replayml import module as package  # imports what tells of models, or saves them, when that is used
+from replayml import recipe as recipes  # likewise
+from replayml.core import rebuilding, tags
+from replayml.core.config import Config, next_serial
+from replayml.core.copying import describe
+from replayml.core.errors import SelectionError
+from replayml.core.hooks import run_hooks
+from replayml.core.meta import CALL, ExtendedConstructorMeta, not_top_level, scope
 from replayml.core.record import Record
 from replayml.core.replay import realize
+from replayml.core.settings import config_of, settings_of
 from replayml.core.signatures import bind, call_arguments, signature_of
 from replayml.core.tape import Path, Tape
-from replayml.module import building, checking, code, explain, predicting, wiring
-from replayml.module.checking import Problem
-from replayml.module.explain import Explanation
-from replayml.module.selection import select
-from replayml.recipe import Codec, Recipe
+from replayml.module import building, matching, wiring
+from replayml.module.configuring import Configuring
+from replayml.module.matching import MatchReport
+from replayml.module.selection import Selection, select
+from replayml.module.surgery import Replacement
+from replayml.recipe import Codec
+
+if TYPE_CHECKING:
+    from replayml.module.checking import Problem
+    from replayml.module.explain import Explanation
 
 __all__ = ["Module"]
 
+# What ``torch.nn.Module.__init__`` gives a module, read off one: it sets each by ``__setattr__``, which takes longer.
+_TORCH_VALUES = {name: value for name, value in vars(nn.Module()).items() if not isinstance(value, (dict, set))}
+_TORCH_TABLES = [(name, type(value)) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))]
 
-class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
+
+class Module(wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
     """The base class of everything that replayml records.
 
     Write it like a ``torch.nn.Module``; use `replayml.Layer` where a torch layer should stay open to change.
@@ -64,8 +76,6 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
 
     _init_method: ClassVar[str] = "__init__"
     is_external: ClassVar[bool] = False
-    _defers: ClassVar[bool] = True
-    _untracked: ClassVar[frozenset[str]] = frozenset()
     if TYPE_CHECKING:  # TorchScript reads the annotations of a class and knows none of ours
         _record: Record
 
@@ -74,7 +84,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
     def __init__(self) -> None:
         """Do nothing: what torch needs is in place before any ``__init__`` runs."""
 
-    def __pre_init__(self, *args: Any, **kwargs: Any) -> None:
+    def __pre_init__(self, /, *args: Any, **kwargs: Any) -> None:
         """Prepare a new object before its ``__init__``; called with the caller's arguments."""
 
     def __post_init__(self) -> None:
@@ -85,7 +95,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         record = self._record
         with not_top_level(self):
             if record.constructed:
-                tree.reset(self)
+                rebuilding.reset(self)
                 self.__pre_init__(*record.args, **record.kwargs)
             record.constructing = True
             try:
@@ -101,297 +111,33 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
 
     def _init_torch(self) -> None:
         """Put in place what torch expects of a module."""
-        nn.Module.__init__(self)
+        if self.call_super_init:
+            nn.Module.__init__(self)
+        else:
+            attributes = self.__dict__
+            attributes.update(_TORCH_VALUES)
+            for name, empty in _TORCH_TABLES:
+                attributes[name] = empty()
 
     def get_init_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and keyword arguments in force: the caller's, and what was configured since."""
         record = self._record
-        settings = tree.settings_of(self)
+        settings = settings_of(self)
         record.resolved = settings
         if not settings:
             return record.args, dict(record.kwargs)
-        signature = signature_of(type(self))
-        values = {
-            name: setting.value
-            for name, setting in settings.items()
-            if name in signature.names or signature.accepts_kwargs
-        }
+        values = {name: setting.value for name, setting in settings.items() if self._takes(name)}
         named, surplus = bind(type(self), record.args, dict(record.kwargs))
         return call_arguments(type(self), {**named, **values}, surplus)
+
+    def _takes(self, name: str) -> bool:
+        """Tell whether a setting that waits at this place is for a module of this kind."""
+        signature = signature_of(type(self))
+        return name in signature.names or signature.accepts_kwargs
 
     @classmethod
     def _from_checkpoint_call(cls, kwargs: dict[str, Any]) -> Any:
         raise TypeError(f"{cls.__name__} is no replayml.Application; only those are loaded from a Lightning checkpoint")
-
-    # Configuring ----------------------------------------------------------------------------------------------
-
-    @property
-    def configurables(self) -> set[str]:
-        """The names that `configure` takes for this module itself."""
-        return set(signature_of(type(self)).names)
-
-    @stateful
-    def configure(self, *args: Any, **kwargs: Any) -> Self:
-        """Change arguments of this module, or of one below it; the module is constructed again at once.
-
-        Args:
-            *args: Nothing; or a name and its value; or the name of a child and what its ``configure`` takes.
-            **kwargs: Names and their values. The name of a child passes the value on to the child.
-
-        Returns:
-            The module itself.
-
-        Raises:
-            ConfigurationError: When there is no such name. Nothing is changed then.
-            AlreadyBuiltError: When the model is built.
-
-        Example:
-            >>> import replayml
-            >>> mlp = replayml.MultiLayerPerceptron(4, [8], 2)
-            >>> mlp.configure(out_features=3).configure("blocks", 0, "layer", bias=False).out_features
-            3
-        """
-        if self._record.built:
-            raise AlreadyBuiltError(
-                f"{type(self).__name__} is built; its configuration is fixed. "
-                "Configure an unbuilt copy: model.new().configure(...).build()"
-            )
-        if self._record.deferred is not None and (args or not kwargs.keys() <= self.configurables):
-            catch_up(self)
-        settings, delegated = self._sort_out(args, kwargs)
-        for name, value in settings.items():
-            self._check_setting(name, value)
-        for name, arguments in delegated:
-            self._configure_child(name, arguments)
-        if settings:
-            self._apply_settings(settings)
-        return self
-
-    def _sort_out(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[tuple[str, tuple[tuple[Any, ...], dict[str, Any]]]]]:
-        """Sort what `configure` was given into own settings and calls for children."""
-        signature = signature_of(type(self))
-        own = signature.names
-        settings: dict[str, Any] = {}
-        delegated: list[tuple[str, tuple[tuple[Any, ...], dict[str, Any]]]] = []
-        if args:
-            name, *rest = args
-            if not isinstance(name, str):
-                raise self._unknown(repr(name))
-            if name in own and len(rest) == 1 and not kwargs:
-                return {name: rest[0]}, []
-            if name in self._modules and (rest or kwargs):
-                return {}, [(name, (tuple(rest), kwargs))]
-            if name in own and not rest:
-                raise ConfigurationError(f"configure({name!r}) lacks the value: configure({name!r}, value)")
-            raise self._unknown(name)
-        for name, value in kwargs.items():
-            if name in own:
-                settings[name] = value
-            elif name in self._modules:
-                delegated.append((name, ((value,), {})))
-            elif signature.accepts_kwargs:
-                settings[name] = value
-            else:
-                raise self._unknown(name)
-        return settings, delegated
-
-    def _configure_child(self, name: str, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-        args, kwargs = arguments
-        child = self._modules[name]
-        if len(args) == 1 and not kwargs and isinstance(args[0], nn.Module):
-            self._assign(name, args[0])
-        elif isinstance(child, Module):
-            child.configure(*args, **kwargs)
-        else:
-            raise ConfigurationError(
-                f"{self._place(name)} is a {type(child).__name__}, which records no settings. "
-                f"Wrap it where it is made: replayml.Layer({type(child).__name__}, ...)"
-            )
-
-    def _check_setting(self, name: str, value: Any) -> None:
-        """Refuse a setting that the module cannot take; subclasses know more."""
-
-    def _apply_settings(self, settings: Mapping[str, Any]) -> None:
-        top = scope()
-        by = None if top is None else top.by
-        if self._record.constructing and top is not None and top.kind is CONSTRUCT:
-            raise ConfigurationError(
-                f"{type(self).__name__}.__init__ configures its own {', '.join(map(repr, settings))} while it runs. "
-                "Give the value to super().__init__(), or configure a child"
-            )
-        maker = by if top is None or top.edit is None else top.edit
-        told = tags.shown(self)
-        for name, value in settings.items():
-            serial = top.edit.serial if top is not None and top.edit is not None else next_serial()
-            setting = Setting(by, maker, value, None if top is None else top.where, serial, told)
-            setting.during = 0 if top is None else top.during
-            tree.add_setting(self, name, setting)
-        if by is not None and self._defers and self._record.constructed:
-            defer(self, tree.bring_in_line_for_maker)
-        else:
-            tree.bring_in_line(self)
-
-    def _unknown(self, name: str) -> ConfigurationError:
-        own, children = list(signature_of(type(self)).names), list(self._modules)
-        takes = f" It takes: {', '.join(own)}." if own else " It takes no arguments."
-        below = f" Its children: {', '.join(children[:20])}." if children else ""
-        return ConfigurationError(
-            f"{self._place()} has no setting {name!r}.{suggestion(name.strip(chr(39)), own + children)}{takes}{below}"
-        )
-
-    def _place(self, *below: str) -> str:
-        path = ".".join((*tags.shown(self), *below))
-        return f"{type(self).__name__} at {path!r}" if path else type(self).__name__
-
-    def get_user_configuration(self) -> dict[Path, Any]:
-        """Return what the user configured at and below this module: tags and name -> value."""
-        found: dict[Path, Any] = {}
-        for top, path in tags.paths(self):
-            for at, node in () if top._record.config is None else top._record.config.below(path):
-                for name, settings in node.items.items():
-                    own = [setting for setting in settings if setting.by is None]
-                    if own:
-                        found[(*tags.visible(self, at[len(path) :]), name)] = own[-1].value
-        return found
-
-    # Attributes and children ----------------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        record: Record | None = self.__dict__.get("_record")
-        if record is None or record.built or name in self._untracked:
-            super().__setattr__(name, value)
-            return
-        top = scope()
-        if record.constructing or (
-            top is not None and (top.kind is QUIET or (top.module is self and top.kind is not REPLAY))
-        ):
-            self._assign(name, value)
-        else:
-            self.set(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        record: Record | None = self.__dict__.get("_record")
-        top = scope()
-        if record is None or record.built or name in self._untracked:
-            super().__delattr__(name)
-        elif record.constructing or (top is not None and top.kind is not REPLAY and top.module in (self, None)):
-            self._remove(name)
-        else:
-            self.unset(name)
-
-    @edit
-    def set(self, name: str, value: Any) -> Self:
-        """Set an attribute or a child; the same as an assignment.
-
-        Args:
-            name: The name of the attribute.
-            value: Anything; a class is wrapped as a `Layer` by blocks only.
-        """
-        self._assign(name, value)
-        return self
-
-    @edit
-    def unset(self, name: str) -> Self:
-        """Delete an attribute or a child; the same as ``del``."""
-        self._remove(name)
-        return self
-
-    @edit
-    def replace(self, target: str, replacement: nn.Module) -> Self:
-        """Put another module in the place of a child.
-
-        Args:
-            target: The name of the child.
-            replacement: The module to put there.
-        """
-        if target not in self._modules:
-            raise ConfigurationError(
-                f"{self._place()} has no child {target!r} to replace.{suggestion(target, self._modules)} "
-                f"Its children: {', '.join(self._modules)}"
-            )
-        self._assign(target, replacement)
-        return self
-
-    def _assign(self, name: str, value: Any) -> None:
-        """Assign without recording."""
-        record = self._record
-        old = self._modules.get(name)
-        if old is not None and isinstance(value, type) and issubclass(value, nn.Module):
-            raise ConfigurationError(
-                f"{self._place(name)} takes a module, not the class {value.__name__}. Wrap it: Layer({value.__name__})"
-            )
-        if not record.constructing:
-            self._note_attribute(name, leaves=not isinstance(value, nn.Module))
-        if old is not None and old is not value:
-            self._drop_child(name, old)
-        super().__setattr__(name, value)
-        if isinstance(value, nn.Module) and value is not old and self._modules.get(name) is value:
-            top = scope()
-            if old is not None and not record.constructing and top is not None and top.by is None:
-                self._new_occupant(name, top.edit.serial if top.edit is not None else top.during)
-            self._take_child(name, value)
-
-    def _new_occupant(self, name: str, serial: int) -> None:
-        """Give the child that takes the place of another a slot of its own: what was set on the other is not for it."""
-        record = self._record
-        note(setattr, record, "replaced", record.replaced)
-        record.replaced = {**(record.replaced or {}), name: f"{name}@{serial}"}
-
-    def _remove(self, name: str) -> None:
-        """Delete without recording."""
-        old = self._modules.get(name)
-        if not self._record.constructing:
-            self._note_attribute(name, leaves=True)
-        if old is not None:
-            self._drop_child(name, old)
-        super().__delattr__(name)
-
-    def _note_attribute(self, name: str, leaves: bool) -> None:
-        """Note an attribute's value; with ``leaves`` also its place in the order of children."""
-        for place in (self.__dict__, self._modules, self._parameters, self._buffers):
-            if name in place and leaves and place is not self.__dict__:
-                note(refill, place, dict(place))
-            elif name in place:
-                note(place.__setitem__, name, place[name])
-            else:
-                note(place.pop, name, None)
-
-    def _take_child(self, name: str, child: nn.Module) -> None:
-        """Note a new child: its place, and what waits for it there."""
-        slot = self._record.slot_of(name)
-        if isinstance(child, Module) and not child._record.built:
-            tree.attach(self, (slot,), child)
-            return
-        for above in tags.ancestors(self):
-            if above._record.plain is None:
-                above._record.plain = set()
-            above._record.plain |= {id(module) for module in child.modules()}
-        for path, below in building.unbuilt_inside(child):
-            tree.attach(self, (slot, *path), below)
-
-    def _drop_child(self, name: str, child: nn.Module) -> None:
-        """Forget a child that was taken out."""
-        slot = self._record.slot_of(name)
-        if self._record.constructing:
-            tree.forget_own(self, slot)
-        for slots, below in [(slots, below) for slots, below in self._record.children.items() if slots[0] == slot]:
-            taken_along = None if self._record.constructing else along(below)
-            tree.detach(self, slots, below)
-            if taken_along is not None and not below._record.links:
-                taken_along()
-
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a child, as ``torch.nn.Module.add_module`` does."""
-        if self._record.built or module is None:
-            super().add_module(name, module)
-        else:
-            setattr(self, name, module)
-
-    def register_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a child; the same as `add_module`."""
-        self.add_module(name, module)
 
     # Where it stands ------------------------------------------------------------------------------------------
 
@@ -436,7 +182,7 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
 
     @property
     def _user_config(self) -> Config:
-        return tree.config_of(tags.root(self))
+        return config_of(tags.root(self))
 
     # Copying --------------------------------------------------------------------------------------------------
 
@@ -458,6 +204,10 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             >>> mlp.new().out_features, mlp.new(upto=0).out_features
             (3, 2)
         """
+        if upto is not None and (not isinstance(upto, int) or isinstance(upto, bool)):
+            raise TypeError(
+                f"new(upto=...) takes a number of tape entries, not {upto!r}; the tape has {len(self.tape)}"
+            )
         copy: Self = realize(describe(self), upto=upto)
         top = scope()
         if top is not None and top.by is not None:
@@ -470,11 +220,20 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             return super().__reduce_ex__(protocol)
         return realize, (describe(self),)
 
-    def recipe(self, *, codecs: Sequence[Codec[Any]] = ()) -> Recipe:
+    def recipe(
+        self,
+        *,
+        codecs: Sequence[Codec[Any]] = (),
+        limits: recipes.Limits | None = None,
+        allow_pickle: bool = False,
+    ) -> recipes.Recipe:
         """Return this model as data: strict JSON that `Recipe.from_json` reads in another process.
 
         Args:
             codecs: How to write values of types of your own; reading takes the same as ``trust=``.
+            limits: How much the recipe may hold; None for the usual limits.
+            allow_pickle: Keep a value without a data form, such as a lambda, as a pickle. Opening the recipe then takes
+                ``allow_pickle=True`` as well, since it runs the pickle.
 
         Raises:
             RecipeError: When an argument has no data form; names the place.
@@ -485,7 +244,13 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
             >>> replayml.Recipe.from_json(mlp.recipe().to_json()).model().out_features
             3
         """
-        return Recipe.of(describe(self), codecs=codecs, built=self._record.built)
+        return recipes.Recipe.of(
+            describe(self),
+            codecs=codecs,
+            built=self._record.built,
+            limits=recipes.Limits() if limits is None else limits,
+            allow_pickle=allow_pickle,
+        )
 
     # Building -------------------------------------------------------------------------------------------------
 
@@ -539,6 +304,114 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         """Take the settings that were read off an example input."""
         self.configure(**sizes)
 
+    # Files ----------------------------------------------------------------------------------------------------
+
+    def save(
+        self, path: str | os.PathLike[str], *, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool = False
+    ) -> None:
+        """Write this model to a file or a folder, from which `replayml.load` gets it; with its weights, if it is built.
+
+        The model is there as a whole or not at all, and an older one stays until the new one is complete.
+
+        Args:
+            path: A file that ends in ``.replayml``; or a folder, by a name without an ending.
+            codecs: How to write values of types of your own; loading takes the same as ``trust=``.
+            allow_pickle: Keep a value without a data form, such as a lambda, as a pickle; loading must allow it too.
+
+        Raises:
+            RecipeError: When something has no data form, or the path is of no such kind.
+            CheckpointError: When the model is not what its recipe makes.
+
+        Example:
+            >>> import tempfile, replayml
+            >>> path = tempfile.mkdtemp() + "/mlp.replayml"
+            >>> replayml.MultiLayerPerceptron(4, [8], 2).configure(out_features=3).build().save(path)
+            >>> replayml.load(path).out_features
+            3
+        """
+        package.saving.save(self, path, codecs=codecs, allow_pickle=allow_pickle)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
+        """Write this built model into a folder, as the Hugging Face Hub keeps models.
+
+        Args:
+            save_directory: The folder; ``config.json``, ``model.safetensors`` and a model card are written into it.
+            **options: ``codecs`` as for `save`; ``push_to_hub=True`` and what `push_to_hub` takes.
+
+        Returns:
+            The address of the commit, where one was made.
+        """
+        return package.hub.save_pretrained(self, save_directory, **options)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face Hub.
+            **options: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only`` and ``token`` for the Hub;
+                ``map_location``, ``trust``, ``rename`` and ``limits`` as for `replayml.load`.
+
+        Raises:
+            CheckpointError: When the model is of another class.
+        """
+        return package.hub.from_pretrained(cls, pretrained_model_name_or_path, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Write this built model to the Hugging Face Hub; needs the extra ``hub``.
+
+        Args:
+            repo_id: The name of the repository.
+            **options: ``codecs`` as for `save`; ``commit_message``, ``private``, ``token``, ``branch``, ``create_pr``.
+
+        Returns:
+            The address of the commit.
+        """
+        return package.hub.push_to_hub(self, repo_id, **options)
+
+    # Changing a built model -----------------------------------------------------------------------------------
+
+    def load_matching(
+        self,
+        trained: nn.Module | Mapping[str, Any],
+        *,
+        rename: Mapping[str, str] | None = None,
+        at_least: float = matching.LEAST_MATCH,
+    ) -> MatchReport:
+        """Take the trained weights that this built model has room for: see `replayml.module.matching`.
+
+        Args:
+            trained: A built model, or its ``state_dict``.
+            rename: Paths in the trained model and the paths at which this one has the same.
+            at_least: The share of the weights that must match; 0 allows that none does.
+
+        Raises:
+            CheckpointError: When too little matches; nothing is changed then.
+
+        Example:
+            >>> import replayml
+            >>> trained = replayml.MultiLayerPerceptron(4, [8], 2).build()
+            >>> print(trained.new().configure(out_features=3).build().load_matching(trained))
+            2 of 4 weights loaded
+              loaded: blocks.0.layer (weight, bias)
+              of another shape: blocks.1.layer.weight: (2, 8) in the trained model, (3, 8) in this one, ...
+        """
+        return matching.load_matching(self, trained, rename=rename, at_least=at_least)
+
+    def patched(self, selection: Any, new: Replacement, *args: Any, **kwargs: Any) -> AbstractContextManager[Self]:
+        """Put another module in some places of this built model while a block runs: see `replayml.module.surgery`.
+
+        Args:
+            selection: A selection of this model, or a selector such as ``(..., "activation")``.
+            new: A module, or a function from the module that stands there to the one to put there.
+            *args: Example inputs of this model, to build ``new`` with where it is not built.
+            **kwargs: Example inputs by keyword.
+        """
+        chosen = selection if isinstance(selection, Selection) else select(self, selection)
+        if chosen._root is not self:
+            raise SelectionError(f"{chosen!r} was selected from another model. Select from this one: model[...]")
+        return chosen.patched(new, *args, **kwargs)
+
     # Selecting and telling ------------------------------------------------------------------------------------
 
     def __getitem__(self, selector: Any) -> Any:
@@ -547,15 +420,15 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
 
     def explain(self, path: str | Path, name: str) -> Explanation:
         """Tell why a setting has its value: see `replayml.module.explain`."""
-        return explain.explain(self, path, name)
+        return package.explain.explain(self, path, name)
 
     def check(self, *args: Any, **kwargs: Any) -> list[Problem]:
         """List every unset, mistyped or shape-inconsistent value, without building: see `replayml.module.checking`."""
-        return checking.check(self, args, kwargs)
+        return package.checking.check(self, args, kwargs)
 
     def to_code(self, *, lines: bool = False) -> str:
         """Return the Python code that makes this model: see `replayml.module.code`."""
-        return code.to_code(self, lines=lines)
+        return package.code.to_code(self, lines=lines)
 
     def predict(
         self,
@@ -565,4 +438,5 @@ class Module(wiring.Wiring, nn.Module, metaclass=ExtendedConstructorMeta):
         output_device: torch.device | str | None = None,
     ) -> Any:
         """Return the output of this built module for many rows, batch by batch: see `replayml.module.predicting`."""
-        return predicting.predict(self, *inputs, batch_size=batch_size, device=device, output_device=output_device)
+        predict = package.predicting.predict
+        return predict(self, *inputs, batch_size=batch_size, device=device, output_device=output_device)

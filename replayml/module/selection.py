@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, SelectionError, nearest, suggestion
 from replayml.core.journal import transaction
-from replayml.core.references import walk
+from replayml.core.tags import walk
 from replayml.core.tape import Path
+from replayml.module import surgery
 
 __all__ = ["Selection", "select"]
 
@@ -166,6 +168,33 @@ class Selection:
                 "Configure an unbuilt copy: model.new()[...].configure(...)"
             )
         return self.__getattr__("configure")(*args, **kwargs)
+
+    def replace(self, new: surgery.Replacement | str, *args: Any, **kwargs: Any) -> Selection:
+        """Put a module in the place of each selected one; with a name first, in the place of that child of each.
+
+        Args:
+            new: What to put there: see `replayml.module.surgery`.
+            *args: In a built tree, example inputs of the whole model to build ``new`` with.
+            **kwargs: Example inputs by keyword.
+        """
+        if builtins.isinstance(new, str):
+            return self.__getattr__("replace")(new, *args, **kwargs)
+        surgery.replace(self._root, self.some_paths(), new, *args, **kwargs)
+        return self
+
+    def patched(self, new: surgery.Replacement, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+        """Put a module in the place of each selected one of a built model while a block runs; gives the model."""
+        return surgery.patched(self._root, self.some_paths(), new, *args, **kwargs)
+
+    def some_paths(self) -> list[Path]:
+        """Return the paths of the selected modules, of which there must be one.
+
+        Raises:
+            SelectionError: When nothing is selected; names the nearest existing paths.
+        """
+        if not self._paths:
+            raise self._empty()
+        return self._paths
 
     def log_output(self, name: str) -> Selection:
         """Keep the last output of the first match in the logs."""

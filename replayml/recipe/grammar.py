@@ -18,6 +18,7 @@ from replayml.core.tape import Where
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, refuse, shown
 from replayml.recipe.format import Limits, canonical, is_plain_dict
 from replayml.recipe.leaves import LEAVES, Leaf, check_keys, check_keyword, check_tag, is_plain_float, read_fields
+from replayml.recipe.opaque import OpaquePart, read_pieces
 from replayml.recipe.parts import (
     CallPart,
     ClassPart,
@@ -32,6 +33,7 @@ from replayml.recipe.parts import (
     NamedTuplePart,
     PairsPart,
     Part,
+    PydanticPart,
     Reference,
     SharedPart,
 )
@@ -53,6 +55,7 @@ class Walk:
     Attributes:
         named: Every part with a name, outer ones first.
         entries: Every tape entry, each with the call that has it on its tape.
+        opaque: Every pickled value.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -60,6 +63,7 @@ class Walk:
         self._faults: list[Fault] = []
         self.named: list[NamedPart] = []
         self.entries: list[tuple[CallPart, EntryPart]] = []
+        self.opaque: list[OpaquePart] = []
         self._calls = 0
         self._entry_count = 0
         self._numbers: list[bool | None] = []  # for each number: None while it is read, then whether calls are in it
@@ -278,6 +282,24 @@ class Walk:
             parts = tuple((key, self._visit(fields[key], place.below("fields").below(key))) for key in sorted(fields))
         return self._note(DataclassPart("dataclass", name, place, parts, bool(self._keys)), index)
 
+    def _pydantic(self, node: dict[str, object], place: Place) -> Part:
+        name, index = self._name(node, "$pydantic"), len(self.named)
+        fields, given = node["fields"], node["set"]
+        if not isinstance(fields, dict):
+            raise Flaw("bad-value", f"fields are an object, not {shown(fields)}.")
+        if not isinstance(given, list) or not all(isinstance(key, str) and key in fields for key in given):
+            raise Flaw("bad-value", f"'set' is a list of names of fields, not {shown(given)}.")
+        if given != sorted(set(given)):
+            raise Flaw("not-canonical", "the names of the fields that were given stand in sorted order, each once.")
+        with self._inside():
+            parts = tuple((key, self._visit(fields[key], place.below("fields").below(key))) for key in sorted(fields))
+        return self._note(PydanticPart("pydantic", name, place, parts, tuple(given)), index)
+
+    def _opaque(self, node: dict[str, object], place: Place) -> Part:
+        part = OpaquePart(self._name(node, "type"), read_pieces(node["$opaque"]), place)
+        self.opaque.append(part)
+        return part
+
     def _namedtuple(self, node: dict[str, object], place: Place) -> Part:
         name, index = self._name(node, "$namedtuple"), len(self.named)
         with self._inside():
@@ -303,11 +325,13 @@ class Walk:
         name, index = self._name(node, "$call"), len(self.named)
         args = self._all(node["args"], place.below("args"))
         kwargs = self._kwargs(node["kwargs"], place.below("kwargs"))
-        entries = node.get("tape")
-        if entries == []:
+        if "tape" in node and node["tape"] == []:
             raise Flaw("not-canonical", "an empty tape is left out.")
-        tape = () if entries is None else self._tape(entries, place.below("tape"))
-        call = CallPart("call", name, place, args, kwargs, tape, self._where(node))
+        tape = self._tape(node["tape"], place.below("tape")) if "tape" in node else ()
+        version = node.get("version", 0)
+        if type(version) is not int or ("version" in node and version < 1):
+            raise Flaw("bad-value", f"the version of a class is an integer from 1, not {shown(version)}.")
+        call = CallPart("call", name, place, args, kwargs, tape, self._where(node), version)
         self.entries += [(call, entry) for entry in tape]
         return self._note(call, index)
 
@@ -385,7 +409,7 @@ class _Form:
 
 _FORMS: Mapping[str, _Form] = MappingProxyType(
     {
-        "$call": _Form(Walk._call, ("args", "kwargs"), ("tape", "where"), has_identity=True),
+        "$call": _Form(Walk._call, ("args", "kwargs"), ("tape", "version", "where"), has_identity=True),
         "$class": _Form(Walk._class),
         "$codec": _Form(Walk._codec, ("data",), has_identity=True),
         "$dataclass": _Form(Walk._dataclass, ("fields",), has_identity=True),
@@ -395,7 +419,9 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "$function": _Form(Walk._function),
         "$list": _Form(Walk._list, has_identity=True),
         "$namedtuple": _Form(Walk._namedtuple, ("items",)),
+        "$opaque": _Form(Walk._opaque, ("type",), has_identity=True),
         "$ordered": _Form(Walk._ordered, has_identity=True),
+        "$pydantic": _Form(Walk._pydantic, ("fields", "set"), has_identity=True),
         "$ref": _Form(Walk._reference),
         "$set": _Form(Walk._set, has_identity=True),
         "$tuple": _Form(Walk._tuple),

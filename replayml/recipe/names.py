@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 import sys
@@ -23,17 +24,19 @@ from typing import Literal
 
 from torch import nn
 
-from replayml.core.errors import ArgumentError, nearest
+from replayml.core.errors import ArgumentError
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import Flaw, shown
-from replayml.recipe.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, torchmetrics_classes
+from replayml.recipe.instances import is_pydantic
+from replayml.recipe.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, own_classes, torchmetrics_classes
 
 __all__ = ["Kind", "Names"]
 
-Kind = Literal["call", "class", "function", "enum", "dataclass", "namedtuple", "codec"]
+Kind = Literal["call", "class", "function", "enum", "dataclass", "namedtuple", "pydantic", "codec"]
 
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LONGEST_SUGGESTED = 200
+_LEAST_ALIKE = 0.7
 
 _EXPECTED: Mapping[Kind, str] = {
     "call": "a replayml module, a layer of torch.nn, a metric, or a class that was handed in with trust=",
@@ -42,6 +45,7 @@ _EXPECTED: Mapping[Kind, str] = {
     "enum": "an Enum class",
     "dataclass": "a dataclass",
     "namedtuple": "a named tuple class",
+    "pydantic": "a pydantic model",
     "codec": "a Codec",
 }
 
@@ -56,6 +60,10 @@ def qualified(thing: object) -> str | None:
     module = getattr(thing, "__module__", None)
     name = getattr(thing, "__qualname__", None)
     return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def is_namedtuple(cls: object) -> bool:
@@ -103,6 +111,7 @@ class Names:
             FUNCTIONS,
             BUILTINS,
             self._metrics,
+            own_classes(),
         )
         self._pinned = {id(thing): name for table in self._tables[2:] for name, thing in table.items()}
         self._methods: dict[str, bool] = {}
@@ -157,22 +166,37 @@ class Names:
                 return dataclasses.is_dataclass(found)
             case "namedtuple":
                 return is_namedtuple(found)
+            case "pydantic":
+                return is_pydantic(found)
             case _:
                 return True
 
     def _untrusted(self, name: str, kind: Kind, suggest: bool) -> str:
         what = "codec" if kind == "codec" else "function" if kind == "function" else "class"
         text = f"the {what} {shown(name)} is not known to this program, or not trusted."
-        known = [other for table in self._tables for other in table]
-        similar = nearest(name, known) if suggest and len(name) <= _LONGEST_SUGGESTED else []
-        if similar:
-            text += f" The nearest name that is: {similar[0]!r}."
+        similar = self._nearest(name) if suggest and len(name) <= _LONGEST_SUGGESTED else None
+        if similar is not None:
+            text += f" The nearest name that is: {similar!r}."
+            if _last(similar) == _last(name):
+                text += f" If it has moved there: rename={{{name!a}: {similar!r}}}."
         if kind == "codec":
             return f"{text} Pass its codec: trust=[Codec(...)]."
         return (
             f"{text} If it is a replayml module, import the module that defines it; "
             "anything else that you trust is handed in as an object: trust=[...]."
         )
+
+    def _nearest(self, name: str) -> str | None:
+        """Return the known name that is most like another one: by its last part, and then by all of it."""
+        known: dict[str, list[str]] = {}
+        for table in self._tables:
+            for other in table:
+                known.setdefault(_last(other), []).append(other)
+        last = _last(name)
+        close = [last] if last in known else difflib.get_close_matches(last, known, n=1, cutoff=_LEAST_ALIKE)
+        if not close:
+            return None
+        return max(known[close[0]], key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 
     def check_method(self, cls: type | None, name: object) -> None:
         """Refuse a method that a tape may not call.
@@ -217,8 +241,7 @@ class Names:
         if name is None or "<" in name:
             raise Flaw(
                 "no-name",
-                f"the {what} {name or repr(thing)} has no name by which it can be found again. Define it at the top "
-                "level of a module and name it there, or register a codec for it: codecs=[Codec(...)].",
+                f"the {what} {name or repr(thing)} has no name by which it can be found again.",
             )
         if _reached(thing) is not thing:
             raise Flaw(

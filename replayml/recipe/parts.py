@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import operator
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -23,10 +22,11 @@ from enum import Enum, Flag
 from types import MappingProxyType
 from typing import Any
 
-from replayml.core.errors import nearest
 from replayml.core.tape import CallRecord, TapeEntry, Where
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import Fault, Flaw, Place, noting, refuse, shown
+from replayml.recipe.instances import make_pydantic, takes_more
+from replayml.recipe.migrate import class_version, listed, migrated, misfits, version_flaws
 from replayml.recipe.names import Kind, Names
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "NamedTuplePart",
     "PairsPart",
     "Part",
+    "PydanticPart",
     "Reference",
     "SharedPart",
 ]
@@ -208,7 +209,7 @@ class EnumPart(NamedPart):
         known: Mapping[str, Enum] = found.__members__
         for member in self.members:
             if member not in known:
-                yield Flaw("bad-value", f"{shown(member)} is no member of {self.name}: {_listed(known)}.")
+                yield Flaw("bad-value", f"{shown(member)} is no member of {self.name}: {listed(known)}.")
         if self.is_combined and not issubclass(found, Flag):
             yield Flaw("bad-value", f"members of {self.name} cannot be combined: it is no Flag.")
 
@@ -232,7 +233,7 @@ class DataclassPart(NamedPart):
         wanted = {field.name for field in dataclasses.fields(found) if field.init}
         given = {name for name, _ in self.fields}
         for name in sorted(given - wanted):
-            yield Flaw("bad-argument", f"{self.name} has no field {shown(name)}: {_listed(wanted)}.")
+            yield Flaw("bad-argument", f"{self.name} has no field {shown(name)}: {listed(wanted)}.")
         for name in sorted(wanted - given):
             yield Flaw("bad-argument", f"the field {name!r} of {self.name} is not given.")
         if self.is_key and found.__hash__ is None:
@@ -246,6 +247,30 @@ class DataclassPart(NamedPart):
 
 
 @dataclass(frozen=True, slots=True)
+class PydanticPart(NamedPart):
+    """An instance of a pydantic model, made by its validation."""
+
+    fields: tuple[tuple[str, Part], ...]
+    given: tuple[str, ...]
+
+    def flaws(self, found: Any, names: Names) -> Iterator[Flaw]:
+        """Yield the fields that the model does not have, and those that it needs."""
+        known = found.model_fields
+        present = {name for name, _ in self.fields}
+        for name in sorted(present - known.keys()) if not takes_more(found) else ():
+            yield Flaw("bad-argument", f"{self.name} has no field {shown(name)}: {listed(known)}.")
+        for name, field in known.items():
+            if name not in present and field.is_required():
+                yield Flaw("bad-argument", f"the field {name!r} of {self.name} is not given.")
+
+    def make(self, maker: Maker) -> Any:
+        """Return a new instance."""
+        values = {name: value.make(maker) for name, value in self.fields}
+        with noting(f"while the value at {self.place} of a recipe was made"):
+            return make_pydantic(self._found(maker), values, self.given, self.place)
+
+
+@dataclass(frozen=True, slots=True)
 class NamedTuplePart(NamedPart):
     """An instance of a named tuple."""
 
@@ -254,7 +279,7 @@ class NamedTuplePart(NamedPart):
     def flaws(self, found: Any, names: Names) -> Iterator[Flaw]:
         """Yield what tells that the number of items is wrong."""
         if len(found._fields) != len(self.items):
-            yield Flaw("bad-argument", f"{self.name} has the fields {_listed(found._fields)}, not {len(self.items)}.")
+            yield Flaw("bad-argument", f"{self.name} has the fields {listed(found._fields)}, not {len(self.items)}.")
 
     def make(self, maker: Maker) -> Any:
         """Return a new instance, as pickle would: its own ``__new__`` is not run."""
@@ -305,38 +330,20 @@ class CallPart(NamedPart):
     kwargs: tuple[tuple[str, Part], ...]
     tape: tuple[EntryPart, ...]
     where: Where | None
+    version: int
 
     def flaws(self, found: Any, names: Names) -> Iterator[Flaw]:
-        """Yield the arguments that the class does not take."""
-        try:
-            signature = inspect.signature(found)
-        except (TypeError, ValueError):
-            return  # a class of an extension module may have none; then the call itself is the check
-        given = [name for name, _ in self.kwargs]
-        takes = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        unknown = [] if takes_any else [name for name in given if name not in takes]
-        for index, name in enumerate(unknown):
-            close = nearest(name, takes) if index == 0 and len(name) <= 80 else []
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            yield Flaw("bad-argument", f"{self.name} takes no {shown(name)}.{hint} It takes: {_listed(takes)}.")
-        if not unknown:
-            try:
-                signature.bind(*self.args, **dict.fromkeys(given))
-            except TypeError as error:
-                yield Flaw("bad-argument", f"{self.name} cannot be called like this: {error}.")
+        """Yield the arguments that the class does not take; those of an older version it may still change."""
+        known = list(version_flaws(found, self.name, self.version))
+        yield from known
+        if not known and self.version == class_version(found):
+            yield from misfits(found, self.name, len(self.args), [name for name, _ in self.kwargs])
 
     def make(self, maker: Maker) -> CallRecord:
         """Return the record of the call; the class is not called."""
-        return CallRecord(
-            self._found(maker),
-            tuple(value.make(maker) for value in self.args),
-            {name: value.make(maker) for name, value in self.kwargs},
-            [entry.make(maker) for entry in self.tape],
-            self.where,
-        )
-
-
-def _listed(names: Any) -> str:
-    known = sorted(map(str, names))
-    return ", ".join(known[:20]) + (", ..." if len(known) > 20 else "") or "none"
+        cls = self._found(maker)
+        args = tuple(value.make(maker) for value in self.args)
+        kwargs = {name: value.make(maker) for name, value in self.kwargs}
+        if self.version < class_version(cls):
+            args, kwargs = migrated(cls, self.name, self.version, args, kwargs, self.place)
+        return CallRecord(cls, args, kwargs, [entry.make(maker) for entry in self.tape], self.where)

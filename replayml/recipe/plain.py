@@ -137,7 +137,7 @@ def _refusal(module: nn.Module, difference: str) -> Flaw:
     return Flaw(
         "bare-module",
         f"this {text} cannot be made again: {difference}. Use replayml.{wrapper}({text}, ...), which records its "
-        "call, or register a codec for it: codecs=[Codec(...)].",
+        "call, register a codec for it, codecs=[Codec(...)], or keep it as a pickle: allow_pickle=True.",
     )
 
 

@@ -17,12 +17,15 @@ from types import MappingProxyType
 from typing import Any
 
 from replayml.core.tape import CallRecord
-from replayml.recipe.faults import DOCUMENT, Fault, Flaw, refuse, shown
-from replayml.recipe.format import FORMAT, VERSION, Limits
+from replayml.recipe.faults import DOCUMENT, Fault, Flaw, refuse
+from replayml.recipe.format import FORMAT, Limits
 from replayml.recipe.grammar import Walk
 from replayml.recipe.leaves import check_keys
+from replayml.recipe.migrate import Renames
 from replayml.recipe.names import Kind, Names
+from replayml.recipe.opaque import OpaquePart, locked
 from replayml.recipe.parts import CallPart, EntryPart, Maker, NamedPart
+from replayml.recipe.versions import upgraded
 
 __all__ = ["Plan", "plan"]
 
@@ -35,16 +38,27 @@ class Plan:
         root: The constructor call of the model.
         named: Every part with a name, in the order of the document.
         entries: Every tape entry, each with the call that has it on its tape.
+        opaque: Every pickled value.
         packages: The versions that the document was written with.
+        version: The version of the format that it was written in.
+        document: The whole as a document of the present version.
     """
 
     root: CallPart
     named: tuple[NamedPart, ...]
     entries: tuple[tuple[CallPart, EntryPart], ...]
+    opaque: tuple[OpaquePart, ...]
     packages: Mapping[str, str]
+    version: int
+    document: Mapping[str, object]
 
-    def record(self, names: Names) -> CallRecord:
+    def record(self, names: Names, renames: Renames, allow_pickle: bool) -> CallRecord:
         """Return the record of the model.
+
+        Args:
+            names: What names stand for.
+            renames: The names that things have now.
+            allow_pickle: Open pickled values, which runs them.
 
         Raises:
             RecipeError: When a name stands for nothing, or something does not fit what its name stands for; all
@@ -52,18 +66,20 @@ class Plan:
         """
         found: dict[tuple[Kind, str], Any] = {}
         faults: list[Fault] = []
-        self._look_up(names, found, faults)
+        self._look_up(names, renames, found, faults)
         for call, entry in self.entries:
             at_root = found.get((call.kind, call.name)) if not entry.tags else None
             try:
                 names.check_method(at_root, entry.method)
             except Flaw as flaw:
                 faults.append(flaw.at(entry.place))
+        if self.opaque and not allow_pickle:
+            faults.append(locked(self.opaque))
         if faults:
             refuse(faults)
         return self.root.make(Maker(found))
 
-    def _look_up(self, names: Names, found: dict[tuple[Kind, str], Any], faults: list[Fault]) -> None:
+    def _look_up(self, names: Names, renames: Renames, found: dict[tuple[Kind, str], Any], faults: list[Fault]) -> None:
         missing: set[tuple[Kind, str]] = set()
         for part in self.named:
             key = (part.kind, part.name)
@@ -71,7 +87,7 @@ class Plan:
                 continue
             try:
                 if key not in found:
-                    found[key] = names.find(part.name, part.kind, suggest=len(missing) < 5)
+                    found[key] = names.find(renames.of(part.name), part.kind, suggest=len(missing) < 5)
                 faults += [flaw.at(part.place) for flaw in part.flaws(found[key], names)]
             except Flaw as flaw:
                 missing.add(key)
@@ -89,26 +105,23 @@ def plan(document: object, limits: Limits) -> Plan:
         RecipeError: When the document is not of the form that `replayml.recipe.format` describes.
     """
     try:
-        packages, model = _envelope(document)
+        version, packages, document = _envelope(document)
     except Flaw as flaw:
         refuse([flaw.at(DOCUMENT)])
     walk = Walk(limits)
-    return Plan(walk.run(model), tuple(walk.named), tuple(walk.entries), packages)
+    root = walk.run(document["model"])
+    named, entries, opaque = tuple(walk.named), tuple(walk.entries), tuple(walk.opaque)
+    return Plan(root, named, entries, opaque, packages, version, document)
 
 
-def _envelope(document: object) -> tuple[Mapping[str, str], object]:
+def _envelope(document: object) -> tuple[int, Mapping[str, str], dict[str, object]]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise Flaw("wrong-format", f'this JSON is no recipe: it has no "format": "{FORMAT}".')
     version = document.get("version")
-    if type(version) is not int or version < 1:
-        raise Flaw("bad-version", f"the version of a recipe is an integer from 1, not {shown(version)}.")
-    if version > VERSION:
-        raise Flaw(
-            "newer-version",
-            f"the recipe has version {version}; this replayml reads up to {VERSION}. Install a newer replayml.",
-        )
+    document = upgraded(document)
+    assert isinstance(version, int)
     check_keys(document, required=("format", "model", "packages", "version"))
     packages = document["packages"]
     if not isinstance(packages, dict) or not all(isinstance(item, str) for item in packages.values()):
         raise Flaw("bad-value", '"packages" is an object of names and versions.')
-    return MappingProxyType(dict(packages)), document["model"]
+    return version, MappingProxyType(dict(packages)), document

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
@@ -21,14 +22,18 @@ from replayml.core.hooks import is_recorded
 from replayml.core.meta import registered_classes
 from replayml.core.tape import CallRecord
 from replayml.recipe.codecs import Codec
+from replayml.recipe.diff import RecipeDiff, compare, compare_weights
+from replayml.recipe.effective import Comparison
 from replayml.recipe.format import FORMAT, VERSION, Limits, canonical
+from replayml.recipe.metering import measured, rehearse
+from replayml.recipe.migrate import Renames
 from replayml.recipe.names import Names
 from replayml.recipe.provenance import without_provenance
 from replayml.recipe.reader import Plan, plan
 from replayml.recipe.strict import parse
 from replayml.recipe.writer import Writer
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "known_names"]
 
 _DEFAULT_LIMITS = Limits()
 
@@ -63,6 +68,7 @@ class Recipe:
         codecs: Sequence[Codec[Any]] = (),
         built: bool = False,
         limits: Limits = _DEFAULT_LIMITS,
+        allow_pickle: bool = False,
     ) -> Recipe:
         """Return the recipe of a model.
 
@@ -72,11 +78,14 @@ class Recipe:
             built: The model has been built and used: the mode and ``requires_grad`` of layers of torch among its
                 arguments belong to its life and are not compared with those of new layers.
             limits: How much the recipe may hold.
+            allow_pickle: Keep a value without a data form, such as a lambda, as a pickle. Who opens the recipe must
+                allow it too, since that runs the pickle; the fingerprint then tells equal models apart whose code
+                stands in different files.
 
         Raises:
             RecipeError: When something in the model has no data form; it names the path.
         """
-        model = Writer(_names(()), codecs, built, limits).write(record)
+        model = Writer(known_names(()), codecs, built, limits, allow_pickle).write(record)
         document = {"format": FORMAT, "version": VERSION, "packages": _packages(), "model": model}
         return cls.from_json(canonical(document), limits=limits)
 
@@ -99,9 +108,9 @@ class Recipe:
         """
         document = parse(text, limits)
         checked = plan(document, limits)
-        assert isinstance(document, dict)
-        identity = canonical(without_provenance(document["model"]))
-        return cls(canonical(document), checked, hashlib.sha256(identity.encode("ascii")).hexdigest(), limits)
+        identity = canonical(without_provenance(checked.document["model"]))
+        digest = hashlib.sha256(identity.encode("ascii")).hexdigest()
+        return cls(canonical(checked.document), checked, digest, limits)
 
     def to_json(self) -> str:
         """Return the canonical text: ASCII, sorted keys, no white space.
@@ -138,30 +147,110 @@ class Recipe:
         """
         return tuple(sorted({part.name for part in self._plan.named}))
 
-    def record(self, trust: Sequence[object] = ()) -> CallRecord:
+    @property
+    def plan(self) -> Plan:
+        """What the recipe says, as data."""
+        return self._plan
+
+    def record(
+        self,
+        trust: Sequence[object] = (),
+        rename: Mapping[str, str] | None = None,
+        allow_pickle: bool = False,
+    ) -> CallRecord:
         """Return the model before it is an object.
 
         Args:
             trust: Classes, functions and codecs, as objects, that the recipe may use beside replayml modules that the
                 program has imported and torch's own layers.
+            rename: Names that the recipe gives, and those that the same things have now: whole names, or the names of
+                modules from which everything has moved.
+            allow_pickle: Open values that are kept as pickles. This runs whatever code their author put into them.
 
         Raises:
             RecipeError: When a name stands for nothing trusted, or arguments do not fit; every fault is named before
                 anything is made.
-        """
-        return self._plan.record(_names(trust))
 
-    def model(self, trust: Sequence[object] = ()) -> Any:
+        Example:
+            >>> old = Recipe.of(CallRecord(torch.nn.ReLU)).to_json().replace("torch.nn.ReLU", "acme.nets.Rectifier")
+            >>> Recipe.from_json(old).record(rename={"acme.nets.Rectifier": "torch.nn.ReLU"}).cls
+            <class 'torch.nn.modules.activation.ReLU'>
+        """
+        return self._plan.record(known_names(trust), Renames(rename), allow_pickle)
+
+    def model(
+        self,
+        trust: Sequence[object] = (),
+        rename: Mapping[str, str] | None = None,
+        allow_pickle: bool = False,
+    ) -> Any:
         """Return the model, unbuilt: its constructor is called and its tape replayed.
+
+        It is made twice: first in a dry run, where its tensors have no memory and are counted.
 
         Args:
             trust: As for `record`.
+            rename: As for `record`.
+            allow_pickle: As for `record`.
 
         Raises:
-            RecipeError: As for `record`.
+            RecipeError: As for `record`, and when it takes more than the limits of this recipe allow.
             ReplayError: When an entry of the tape cannot be replayed.
         """
-        return realize(self.record(trust))
+        record = self.record(trust, rename, allow_pickle)
+        return measured(lambda: realize(record), self._limits)
+
+    def diff(
+        self,
+        other: Recipe,
+        *,
+        trust: Sequence[object] = (),
+        rename: Mapping[str, str] | None = None,
+        allow_pickle: bool = False,
+        weights: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]] | None = None,
+    ) -> RecipeDiff:
+        """Return what differs between this recipe and another, and the calls that turn this model into the other.
+
+        Both models are made, unbuilt, to compare what is in force in them.
+
+        Args:
+            other: The other recipe.
+            trust: As for `record`, for both.
+            rename: As for `record`, for both.
+            allow_pickle: As for `record`, for both.
+            weights: The ``state_dict`` of this model and of the other, to be compared as well.
+
+        Raises:
+            RecipeError: As for `model`.
+
+        Example:
+            >>> import replayml
+            >>> net = replayml.Layer(torch.nn.Linear, 2, 3)
+            >>> found = net.recipe().diff(net.new().configure(bias=False).recipe())
+            >>> print(found)
+            1 setting differs:
+              model.bias: True -> False
+            calls on one tape only:
+              + 0: model.configure(bias=False) ...
+            calls that turn the first into the second:
+              model.configure(bias=False)
+            >>> found.apply(net).bias
+            False
+        """
+        names, codecs = known_names(trust), [thing for thing in trust if isinstance(thing, Codec)]
+
+        def identity(record: CallRecord) -> tuple[str, list[str]]:
+            recipe = Recipe.of(record, codecs=codecs, built=True, limits=self._limits, allow_pickle=True)
+            call = without_provenance(recipe._plan.document["model"])
+            assert isinstance(call, dict)
+            tape = call.pop("tape", [])
+            return recipe.fingerprint, [canonical(part) for part in (call, *tape)]
+
+        ones, others = (recipe.record(trust, rename, allow_pickle) for recipe in (self, other))
+        for recipe, record in ((self, ones), (other, others)):
+            rehearse(partial(realize, record), recipe._limits)
+        comparison = Comparison(names, codecs, self._limits)
+        return compare(ones, others, comparison, identity, () if weights is None else compare_weights(*weights))
 
     def __eq__(self, other: object) -> bool:
         return self._fingerprint == other._fingerprint if isinstance(other, Recipe) else NotImplemented
@@ -184,7 +273,7 @@ def _read_again(text: str, limits: Limits) -> Recipe:
     return Recipe.from_json(text, limits=limits)
 
 
-def _names(trust: Sequence[object]) -> Names:
+def known_names(trust: Sequence[object]) -> Names:
     """Return the names that this program knows: the one place where the registry comes in."""
     return Names(registered_classes(), is_recorded, trust)
 
@@ -193,6 +282,7 @@ def _packages() -> dict[str, str]:
     return {"python": platform.python_version(), "replayml": _own_version(), "torch": torch.__version__}
 
 
+@cache
 def _own_version() -> str:
     """Return the version of the installed package; a checkout that was never installed has none."""
     try:

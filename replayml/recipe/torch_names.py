@@ -1,4 +1,4 @@
-"""The names of torch's and torchmetrics' own classes and functions that a recipe may use: pinned tables.
+"""The names of torch's, torchmetrics' and our own classes and functions that a recipe may use: pinned tables.
 
 Every name stands here, letter by letter; a table holds what the installed library has of it. A test fails when a
 name is gone from the library.
@@ -11,7 +11,8 @@ losses, ways to merge tensors, initialisers. Each takes tensors and numbers only
 Invariants:
     * A table is a dict from a name to an object; a name in a file is only ever a key to look up.
     * No object has two names.
-    * torchmetrics is never imported here: its classes are there when the program has imported it.
+    * torchmetrics is never imported here: its classes are there when the program has imported it. The same holds for
+      our own initializers, which stand further down the flow of the data.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import nn, optim
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
-__all__ = ["BUILTINS", "CLASSES", "FUNCTIONS", "LAYERS", "torchmetrics_classes"]
+__all__ = ["BUILTINS", "CLASSES", "FUNCTIONS", "LAYERS", "own_classes", "torchmetrics_classes"]
 
 _LAYERS = """
 AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveLogSoftmaxWithLoss AdaptiveMaxPool1d AdaptiveMaxPool2d
@@ -104,6 +105,10 @@ RelativeSquaredError SpearmanCorrCoef SymmetricMeanAbsolutePercentageError Tweed
 WeightedMeanAbsolutePercentageError
 """
 
+_OWN = """
+Constant Kaiming Normal Orthogonal Uniform Xavier
+"""
+
 PINNED: Mapping[str, str] = MappingProxyType(
     {
         "torch.nn": _LAYERS,
@@ -115,10 +120,12 @@ PINNED: Mapping[str, str] = MappingProxyType(
         "torchmetrics": _METRICS,
         "torchmetrics.classification": _CLASSIFICATION,
         "torchmetrics.regression": _REGRESSION,
+        "replayml.layers.initializers": _OWN,
     }
 )
 """Every list of names, by the module that has them."""
 
+_OWN_MODULES = ("replayml.layers.initializers",)
 _METRIC_MODULES = ("torchmetrics", "torchmetrics.classification", "torchmetrics.regression")
 
 
@@ -153,3 +160,14 @@ def torchmetrics_classes() -> Mapping[str, object]:
         True
     """
     return _table(*(sys.modules[name] for name in _METRIC_MODULES if name in sys.modules))
+
+
+def own_classes() -> Mapping[str, object]:
+    """Return the table of our own dataclasses that models are given; the program has imported them, or it is empty.
+
+    Example:
+        >>> import replayml
+        >>> "replayml.layers.initializers.Kaiming" in own_classes()
+        True
+    """
+    return _table(*(sys.modules[name] for name in _OWN_MODULES if name in sys.modules))

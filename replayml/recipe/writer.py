@@ -22,10 +22,13 @@ from torch import nn
 
 from replayml.core.tape import CallRecord, TapeEntry, TreeRef, Where
 from replayml.recipe.codecs import Codec
-from replayml.recipe.faults import MODEL, Flaw, Place, noting, refuse, type_name
+from replayml.recipe.faults import MODEL, Fault, Flaw, Place, noting, refuse, type_name
 from replayml.recipe.format import Limits, canonical, is_plain_dict
+from replayml.recipe.instances import is_pydantic, read_dataclass, read_pydantic
 from replayml.recipe.leaves import LEAVES, Leaf, check_keyword, check_tag, is_plain_float
+from replayml.recipe.migrate import class_version
 from replayml.recipe.names import Names, is_namedtuple, qualified
+from replayml.recipe.opaque import write_opaque
 from replayml.recipe.plain import call_of, check_sizes, is_container, is_layer
 from replayml.recipe.provenance import relative, source_roots
 from replayml.recipe.sharing import Held, numbered
@@ -40,9 +43,10 @@ _LEAVES: Mapping[type, Leaf] = MappingProxyType(
 _FLOAT = LEAVES[0]
 
 _WAYS_OUT = (
-    "Two ways out: name a function or a class that stands at the top level of a module instead, "
-    "or register a codec for the type: codecs=[Codec(...)]."
+    "Three ways out: name a function or a class that stands at the top level of a module instead; register a codec for "
+    "the type, codecs=[Codec(...)]; or keep it as a pickle, allow_pickle=True, which runs code when it is opened."
 )
+_WITHOUT_FORM = frozenset({"bare-module", "no-data-form", "no-name"})
 
 
 class Writer:
@@ -53,10 +57,14 @@ class Writer:
         codecs: How the user's own types are written.
         built: The model has been built and used; see `replayml.recipe.plain.call_of`.
         limits: How deep the values of the model may be nested.
+        allow_pickle: Write a value without a data form as a pickle.
     """
 
-    def __init__(self, names: Names, codecs: Sequence[Codec[Any]], built: bool, limits: Limits) -> None:
+    def __init__(
+        self, names: Names, codecs: Sequence[Codec[Any]], built: bool, limits: Limits, allow_pickle: bool = False
+    ) -> None:
         self._names = names
+        self._allow_pickle = allow_pickle
         self._codecs = {codec.type: codec for codec in codecs}
         self._built = built
         self._limits = limits
@@ -70,15 +78,13 @@ class Writer:
         self._calls = 0  # how many calls it has met
         self._roots = source_roots()
 
-    def write(self, record: CallRecord) -> dict[str, object]:
-        """Return the JSON value of a model.
+    def write(self, value: object) -> object:
+        """Return the JSON value of a model, given as its `CallRecord`, or of any value.
 
         Raises:
-            RecipeError: When something in the record has no data form.
+            RecipeError: When something in it has no data form.
         """
-        node = numbered(self._value(record, MODEL))
-        assert isinstance(node, dict)
-        return node
+        return numbered(self._value(value, MODEL))
 
     def _value(self, value: Any, place: Place) -> object:
         """Return the node of a value."""
@@ -88,9 +94,21 @@ class Writer:
                 raise Flaw("too-deep", f"more than {self._limits.depth} values stand inside one another.")
             return self._node(value, place)
         except Flaw as flaw:
-            refuse([flaw.at(place)], note="")
+            if flaw.code not in _WITHOUT_FORM:
+                refuse([flaw.at(place)], note="")
+            return self._without_form(value, place, flaw)
         finally:
             self._depth -= 1
+
+    def _without_form(self, value: Any, place: Place, flaw: Flaw) -> object:
+        """Return the node of a value that has no data form: a pickle, or a refusal."""
+        if not self._allow_pickle or isinstance(value, (CallRecord, TreeRef)):
+            message = flaw.message if "allow_pickle=" in flaw.message else f"{flaw.message} {_WAYS_OUT}"
+            refuse([Fault(flaw.code, place, message)], note="")
+        try:
+            return self._identified(value, place, lambda value, _: write_opaque(value, flaw))
+        except Flaw as reason:
+            refuse([reason.at(place)], note="")
 
     def _node(self, value: Any, place: Place) -> object:
         kind = type(value)
@@ -129,9 +147,11 @@ class Writer:
             if kind.__dataclass_params__.frozen and kind.__hash__ is not None:
                 return self._dataclass(value, place)
             return self._identified(value, place, self._dataclass)
+        if is_pydantic(kind):
+            return self._identified(value, place, self._pydantic)
         if isinstance(value, nn.Module):
             return self._identified(value, place, self._module)
-        raise Flaw("no-data-form", f"a {type_name(value)} has no data form. {_WAYS_OUT}")
+        raise Flaw("no-data-form", f"a {type_name(value)} has no data form.")
 
     # Objects that may stand in several places -----------------------------------------------------------------------
 
@@ -151,9 +171,14 @@ class Writer:
         self._kept.append(value)
         self._open.add(id(value))
         calls = self._calls
-        held.node = write(value, place)
+        try:
+            held.node = write(value, place)
+        except Flaw:
+            del self._held[id(value)]
+            raise
+        finally:
+            self._open.discard(id(value))
         held.has_calls = self._calls > calls
-        self._open.discard(id(value))
         return held
 
     def _note_call(self, value: object) -> None:
@@ -274,34 +299,16 @@ class Writer:
         return {"$enum": self._names.of(cls), "member": members}
 
     def _dataclass(self, value: Any, place: Place) -> object:
-        cls = type(value)
-        fields = dataclasses.fields(value)
-        given = {field.name: getattr(value, field.name) for field in fields if field.init}
-        extra = sorted(vars(value).keys() - {field.name for field in fields}) if hasattr(value, "__dict__") else []
-        if extra:
-            raise Flaw(
-                "no-data-form", f"this {cls.__qualname__} has attributes that are no fields: {', '.join(extra)}."
-            )
-        with self._inside():
-            node = {name: self._value(item, place.below(name)) for name, item in given.items()}
-        self._check_remade(value, given)
-        return {"$dataclass": self._names.of(cls), "fields": node}
+        fields = read_dataclass(value)
+        return {"$dataclass": self._names.of(type(value)), "fields": self._fields(fields, place)}
 
-    def _check_remade(self, value: Any, given: dict[str, Any]) -> None:
-        """Refuse an instance whose constructor makes something else of its own fields."""
-        cls = type(value)
-        try:
-            remade = cls(**given)
-        except Exception as error:
-            reason = f"a {cls.__qualname__} cannot be made from its fields ({type(error).__name__}: {error})."
-            raise Flaw("no-data-form", f"{reason} {_WAYS_OUT}") from error
-        for field in dataclasses.fields(value):
-            old, new = getattr(value, field.name), getattr(remade, field.name)
-            if old is not new and not _is_equal(old, new):
-                raise Flaw(
-                    "no-data-form",
-                    f"a {cls.__qualname__} made from the fields of this one has another {field.name!r}. {_WAYS_OUT}",
-                )
+    def _pydantic(self, value: Any, place: Place) -> object:
+        fields, given = read_pydantic(value)
+        return {"$pydantic": self._names.of(type(value)), "fields": self._fields(fields, place), "set": given}
+
+    def _fields(self, fields: Mapping[str, Any], place: Place) -> dict[str, object]:
+        with self._inside():
+            return {name: self._value(item, place.below("fields").below(name)) for name, item in fields.items()}
 
     def _module(self, module: nn.Module, place: Place) -> object:
         if self._names.is_registered(type(module)):
@@ -314,8 +321,8 @@ class Writer:
             raise Flaw(
                 "no-data-form",
                 f"this {type_name(module)} is a plain torch module, whose constructor call is not known. Derive it "
-                "from replayml.Module, hand in replayml.Layer(cls, ...) or replayml.External(cls, ...), or register a "
-                "codec: codecs=[Codec(...)].",
+                "from replayml.Module, hand in replayml.Layer(cls, ...) or replayml.External(cls, ...), register a "
+                "codec, codecs=[Codec(...)], or keep it with its weights as a pickle: allow_pickle=True.",
             )
         check_sizes(module)
         for parameter in module.parameters(recurse=not is_container(module)):
@@ -336,6 +343,9 @@ class Writer:
             "args": self._all(record.args, place.below("args")),
             "kwargs": self._kwargs(_in_order(record.cls, record.kwargs), place),
         }
+        version = class_version(record.cls)
+        if version:
+            node["version"] = version
         if record.tape:
             tape = place.below("tape")
             node["tape"] = [
@@ -383,12 +393,6 @@ _BY_TYPE: Mapping[type, Callable[[Writer, Any, Place], object]] = MappingProxyTy
         tuple: Writer._tuple,
     }
 )
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return type(one) is type(other) and (one == other) is True  # an array answers with an array, which is no yes
 
 
 def _in_order(cls: type, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,16 +30,26 @@ from replayml.core.hooks import run_waiting
 from replayml.core.meta import quiet
 from replayml.core.record import Blueprint
 from replayml.core.tape import CallRecord, TapeEntry, caller
-from replayml.layers.external import External
-from replayml.layers.layer import Layer
 from replayml.layers.optimizer import Adam, Optimizer
 from replayml.module.module import Module
-from replayml.training import checkpoint, lifecycle, weights
+from replayml.recipe import Codec, weights
+from replayml.training import checkpoint, lifecycle
+from replayml.training.arguments import (
+    LossLike,
+    OptimizerLike,
+    as_loss,
+    as_optimizer,
+    check_keywords,
+    require_parameters,
+)
+from replayml.training.hyperparameters import chosen, readable
 from replayml.training.metrics import as_data, named_metrics
 from replayml.training.running import Running
 from replayml.training.steps import Steps
 
 __all__ = ["Application"]
+
+CHOSEN = "_chosen"
 
 # What Lightning, or a checkpoint, sets on a module while it runs; it is no part of the model.
 LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.Module()))) | {
@@ -56,6 +67,7 @@ LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.M
     "validation_step",
     "test_step",
     "predict_step",
+    CHOSEN,
     checkpoint.DEFAULT_DTYPE,
     checkpoint.FAULT,
     checkpoint.EXPECTED,
@@ -97,28 +109,43 @@ class Application(Steps, Running, Module, LightningModule):
     """
 
     _untracked: ClassVar[frozenset[str]] = LIGHTNING_ATTRIBUTES
+    _init_method: ClassVar[str] = "_initialize"
 
     def __init__(
         self,
-        loss: Any = None,
-        optimizer: Any = None,
+        loss: LossLike = None,
+        optimizer: OptimizerLike = None,
         metrics: Any = None,
         train_metrics: Any = None,
         val_metrics: Any = None,
         test_metrics: Any = None,
     ) -> None:
-        if isinstance(loss, type):
-            loss = Layer(loss) if issubclass(loss, nn.Module) else External(loss)
-        if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-            optimizer = Optimizer(optimizer)
-        self.loss = loss
-        self.optimizer = Adam(lr=1e-3) if optimizer is None else optimizer
-        self.train_metrics = named_metrics(metrics, train_metrics)
-        self.val_metrics = named_metrics(metrics, val_metrics)
-        self.test_metrics = named_metrics(metrics, test_metrics)
+        self.loss = as_loss(loss, self._place_of("loss"))
+        self.optimizer = Adam(lr=1e-3) if optimizer is None else as_optimizer(optimizer, self._place_of("optimizer"))
+        self.train_metrics = self._metrics(metrics=metrics, train_metrics=train_metrics)
+        self.val_metrics = self._metrics(metrics=metrics, val_metrics=val_metrics)
+        self.test_metrics = self._metrics(metrics=metrics, test_metrics=test_metrics)
+
+    def _initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Run ``__init__``, and make up for a ``super().__init__()`` that it did not call."""
+        self.__init__(*args, **kwargs)  # type: ignore[misc]
+        if not hasattr(self, "loss"):
+            self.loss = None
+        if not hasattr(self, "optimizer"):
+            self.optimizer = Adam(lr=1e-3)
+        for name in ("train_metrics", "val_metrics", "test_metrics"):
+            if not hasattr(self, name):
+                setattr(self, name, nn.ModuleDict())
+
+    def _metrics(self, **given: Any) -> nn.ModuleDict:
+        return named_metrics(given, self._place())
+
+    def _place_of(self, argument: str) -> str:
+        return f"{argument} of {self._place()}"
 
     def __pre_init__(self, *args: Any, **kwargs: Any) -> None:
-        """Record collections of metrics as the metrics in them, which can be made again."""
+        """Refuse unknown arguments, and record collections of metrics as what is in them, which can be made again."""
+        check_keywords(type(self), args, kwargs)
         record = self._record
         for holder in (record, record.call):
             if any(as_data(value) is not value for value in (*holder.args, *holder.kwargs.values())):
@@ -136,6 +163,7 @@ class Application(Steps, Running, Module, LightningModule):
     def _init_torch(self) -> None:
         with quiet():
             LightningModule.__init__(self)
+            self._log_hyperparams = True  # Lightning hands `hparams_initial` to the loggers
 
     # Lightning's own, where both bases have it ----------------------------------------------------------------
 
@@ -148,6 +176,17 @@ class Application(Steps, Running, Module, LightningModule):
     def dtype(self) -> Any:
         """The floating point type of the model."""
         return LightningModule.dtype.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def hparams_initial(self) -> Any:
+        """What loggers are to show: what was chosen for this application, and what it saved itself."""
+        saved = LightningModule.hparams_initial.fget(self)  # type: ignore[attr-defined]
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        others = data.hparams_initial if data is not None else {}  # Lightning refuses two of one name
+        found = dict(self.__dict__.get(CHOSEN, {})) if self._has_built else chosen(self)
+        found |= readable("optimizer", self.optimizer)
+        own = {name: value for name, value in found.items() if name not in others}
+        return type(saved)({**own, **{name: value for name, value in saved.items() if not name.startswith("__")}})
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning finds metrics by identity while it runs; those of a copy are others.
@@ -180,6 +219,7 @@ class Application(Steps, Running, Module, LightningModule):
     def build(self, *args: Any, **kwargs: Any) -> Self:
         """Make the weights, and note the recipe for checkpoints: see `Module.build`."""
         if not self._has_built:
+            self.__dict__[CHOSEN] = chosen(self)
             # What was compiled is compiled for weights; the example goes through layers that have none yet.
             stance: AbstractContextManager[Any] = (
                 nullcontext() if self._compiler_ctx is None else torch.compiler.set_stance("force_eager")
@@ -212,10 +252,12 @@ class Application(Steps, Running, Module, LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the torch optimizer for the trainable parameters, or for those that it was told to take."""
         optimizer = self.optimizer
-        if isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, Optimizer) and optimizer.kwargs.get("params") is not None:
             return optimizer.create(self)
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return optimizer(trainable) if callable(optimizer) else optimizer
+        if not callable(optimizer):
+            return optimizer
+        trainable = require_parameters(self, has_forward=type(self).forward is not Steps.forward)
+        return optimizer.create(trainable) if isinstance(optimizer, Optimizer) else optimizer(trainable)
 
     # Checkpoints ----------------------------------------------------------------------------------------------
 
@@ -231,20 +273,27 @@ class Application(Steps, Running, Module, LightningModule):
     def _from_checkpoint_call(cls, kwargs: dict[str, Any]) -> Any:
         return checkpoint.from_call(cls, kwargs)
 
-    def save(self, path: str | Path) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool = False
+    ) -> None:
         """Write a checkpoint without a trainer; `load_from_checkpoint` and ``ckpt_path=`` read it.
 
         The file is there as a whole or not at all, and an older one stays until the new one is complete.
 
         Args:
-            path: Where to write it.
+            path: Where to write it. To a ``.replayml`` file, or to a folder, it is written as by `Module.save`.
+            codecs: As for `Module.save`; a checkpoint takes none.
+            allow_pickle: As for `Module.save`; a checkpoint takes none.
 
         Raises:
             NotBuiltError: When there are no weights yet.
             RecipeError: When the checkpoint could not be loaded.
             CheckpointError: When the weights are not those that the recipe makes.
         """
-        checkpoint.save(self, Path(path))
+        if checkpoint.is_checkpoint(path):
+            checkpoint.save(self, Path(path), codecs, allow_pickle)
+        else:
+            super().save(path, codecs=codecs, allow_pickle=allow_pickle)
 
     @_restricted_classmethod
     def load_from_checkpoint(

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,14 +25,27 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
 from replayml.core.copying import describe
-from replayml.core.errors import CheckpointError, NotBuiltError, RecipeError
+from replayml.core.errors import ArgumentError, CheckpointError, NotBuiltError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
-from replayml.recipe import Recipe
+from replayml.module.sizes import (
+    BUILD_DTYPE,
+    built_again,
+    default_dtype,
+    note_taken,
+    read_sizes,
+    remember_call,
+    sizes_of,
+    write_sizes,
+)
+from replayml.recipe import Codec, Limits, Recipe, weights
+from replayml.recipe.archive import check_archive
+from replayml.recipe.atomic import replace_file
 from replayml.recipe.faults import shown
-from replayml.training import weights
-from replayml.training.randomness import random_state, resume_randomness
-from replayml.training.sizes import read_sizes, take_sizes, write_sizes
+from replayml.recipe.files import SUFFIX
+from replayml.recipe.metering import free_memory, measured
+from replayml.recipe.randomness import random_state, resume_randomness
+from replayml.recipe.state import DEFAULT_DTYPES
 
 __all__ = ["complete", "from_call", "load", "note_build", "note_recipe", "require_recipe", "resume", "save"]
 
@@ -46,12 +58,9 @@ RANDOM_KEY = "replayml_random_state"
 
 FAULT = "_recipe_fault"
 EXPECTED = "_expected_weights"
-DEFAULT_DTYPE = "_default_dtype"
-TAKEN = "_taken_sizes"
+DEFAULT_DTYPE = BUILD_DTYPE
 
-_DTYPES = MappingProxyType(
-    {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-)
+_LIMITS = Limits()
 
 _NO_CHECKPOINT = (
     "A checkpoint of this model could not be loaded again, so none is written. {remedy}, or train with "
@@ -64,7 +73,7 @@ _NO_CHECKPOINT = (
 
 def note_build(app: Any) -> None:
     """Note the recipe of an application that was just built."""
-    app._record.blueprint.sizes.update(app.__dict__.pop(TAKEN, {}))
+    note_taken(app)
     note_recipe(app)
 
 
@@ -74,7 +83,7 @@ def note_recipe(app: Any) -> None:
         app.__dict__.pop(name, None)
     try:
         text = Recipe.of(describe(app), built=True).to_json()
-        sizes = write_sizes(_sizes_of(app))
+        sizes = write_sizes(sizes_of(app))
     except RecipeError as error:
         app.__dict__[FAULT] = error.args
         for key in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY):
@@ -108,7 +117,7 @@ def _check_weights(app: Any, state: Mapping[str, Any]) -> None:
     """Raise when some weights would not fit what the recipe makes."""
     if EXPECTED not in app.__dict__:
         app.__dict__[EXPECTED] = _expected_weights(app)
-    groups = weights.differences(weights.shapes(state), app.__dict__[EXPECTED])
+    groups = weights.differences(weights.forms(state), app.__dict__[EXPECTED])
     if not app.strict_loading:
         groups.pop("missing", None)
     if groups:
@@ -119,21 +128,15 @@ def _check_weights(app: Any, state: Mapping[str, Any]) -> None:
         )
 
 
-def _expected_weights(app: Any) -> dict[str, tuple[int, ...] | None]:
-    """Return the shape of each weight that the recipe of an application makes."""
+def _expected_weights(app: Any) -> dict[str, weights.Form | None]:
+    """Return the form of each weight that the recipe of an application makes."""
     try:
-        with _default_dtype(app.__dict__.get(DEFAULT_DTYPE)):
-            made = weights.skeleton(lambda: _made(describe(app), _sizes_of(app)))
+        with default_dtype(app.__dict__.get(DEFAULT_DTYPE)):
+            made = weights.skeleton(lambda: _made(describe(app), sizes_of(app)))
     except Exception as error:
         error.add_note(f"while making {type(app).__name__} again, as loading its checkpoint would")
         raise
-    return weights.shapes(made.state_dict())
-
-
-def _sizes_of(app: Any) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Return the sizes found by the build, with paths below the application, which may be a part of what was built."""
-    sizes, path = app._record.blueprint.sizes, app._record.path
-    return {place[len(path) :]: values for place, values in sizes.items() if place[: len(path)] == path}
+    return weights.forms(made.state_dict())
 
 
 def complete(app: Any, checkpoint: dict[str, Any]) -> None:
@@ -174,8 +177,18 @@ def resume(app: Any, checkpoint: Mapping[str, Any]) -> None:
         resume_randomness(checkpoint[RANDOM_KEY])
 
 
-def save(app: Any, path: Path) -> None:
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a checkpoint is what is written to a path: neither a model file nor a model folder."""
+    return Path(path).suffix not in ("", SUFFIX) and not Path(path).is_dir()
+
+
+def save(app: Any, path: Path, codecs: Sequence[Codec[Any]], allow_pickle: bool) -> None:
     """Write a checkpoint of a built application, without a trainer: see `Application.save`."""
+    if codecs or allow_pickle:
+        raise ArgumentError(
+            f"a checkpoint takes no codecs and no pickles, since a trainer would write none. "
+            f"Save a model file: {path.with_suffix(SUFFIX)}"
+        )
     if not app._has_built:
         raise NotBuiltError(f"{type(app).__name__} has no weights yet. Build it first: app.build(x)")
     require_recipe(app)
@@ -186,29 +199,7 @@ def save(app: Any, path: Path) -> None:
         "state_dict": app.state_dict(),
     }
     app.on_save_checkpoint(content)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _umask() -> int:
-    """Return which permissions new files of this process lack; asking sets it, so it is set back."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    replace_file(path, lambda file: torch.save(content, file))
 
 
 # Loading --------------------------------------------------------------------------------------------------------
@@ -220,23 +211,23 @@ def load(
     *,
     map_location: Any,
     strict: bool | None,
-    trust: tuple[object, ...],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    limits: Limits = _LIMITS,
+    **options: Any,
 ) -> Any:
-    """Return the trained application of a checkpoint: see `Application.load_from_checkpoint`."""
+    """Return the trained application of a checkpoint: see `Application.load_from_checkpoint` and `replayml.load`."""
     content, is_mapped = _opened(path, "cpu" if map_location is None else map_location)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict' with names")
+    state = _state_dict(path, content)
     parameters = content.get("hyper_parameters", {})
-    record = _record_of(cls, parameters, trust)
+    record = _recipe_of(parameters, limits).record(**options)
+    _require_class(cls, record)
     sizes, dtype = _build_arguments(parameters)
 
     def make() -> Any:
-        with _default_dtype(dtype):
+        with default_dtype(dtype):
             return _made(record, sizes, settings)
 
-    app = weights.skeleton(make)
+    app = measured(lambda: weights.skeleton(make), _for_mapped(limits, state) if is_mapped else limits)
     app.on_load_checkpoint(content)
     weights.assign(app, content["state_dict"], app.strict_loading if strict is None else strict, make)
     devices = {tensor.device for tensor in app.state_dict().values() if isinstance(tensor, torch.Tensor)}
@@ -244,7 +235,32 @@ def load(
         app.to(devices.pop())
     if is_mapped:
         app.__dict__[weights.MAPPED] = True
+    remember_call(app, lambda: _configured(record, settings))
     return app
+
+
+def load_unbuilt(cls: type, path: Path, *, limits: Limits = _LIMITS, **options: Any) -> Any:
+    """Return the application of a checkpoint without its weights: see `replayml.load`."""
+    content, _ = _opened(path, "cpu")
+    _state_dict(path, content)
+    app = _recipe_of(content.get("hyper_parameters", {}), limits).model(**options)
+    _require_class(cls, describe(app))
+    return app
+
+
+def _state_dict(path: Any, content: Any) -> dict[str, Any]:
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict' with names")
+    return state
+
+
+def _for_mapped(limits: Limits, state: Mapping[str, Any]) -> Limits:
+    """Return limits that allow what stands in the file, which is mapped and not allocated."""
+    if limits.memory is not None:
+        return limits
+    mapped = sum(tensor.nbytes for tensor in state.values() if isinstance(tensor, torch.Tensor))
+    return replace(limits, memory=free_memory() // 2 + mapped)
 
 
 def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
@@ -265,8 +281,9 @@ def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
     build_kwargs = dict(build_kwargs)
     own = {key: build_kwargs.pop(key) for key in (SIZES_KEY, DTYPE_KEY) if key in build_kwargs}
     sizes, dtype = _build_arguments({KWARGS_KEY: own})
-    record = _record_of(cls, keywords, ())
-    with _default_dtype(dtype):
+    record = _recipe_of(keywords, _LIMITS).record()
+    _require_class(cls, record)
+    with default_dtype(dtype):
         return _made(record, sizes, settings, tuple(keywords.get(ARGS_KEY) or ()), build_kwargs)
 
 
@@ -278,12 +295,15 @@ def _opened(path: Any, map_location: Any) -> tuple[Any, bool]:
             f"{path} is a folder, such as a strategy that shards writes. Make it one file first: "
             "python -m lightning.pytorch.utilities.consolidate_checkpoint"
         )
+    if is_local:
+        check_archive(Path(path), _shown(path))
     try:
         if is_local:
             return torch.load(path, map_location=map_location, weights_only=True, mmap=True), True
         if isinstance(path, (str, Path)):
             with get_filesystem(path).open(str(path), "rb") as file:
                 path = io.BytesIO(file.read())
+        check_archive(path, _shown(path))
         return torch.load(path, map_location=map_location, weights_only=True), False
     except (FileNotFoundError, PermissionError):
         raise
@@ -300,8 +320,8 @@ def _shown(path: Any) -> str:
     return str(path) if isinstance(path, (str, Path)) else "the file"
 
 
-def _record_of(cls: type, parameters: Any, trust: tuple[object, ...]) -> CallRecord:
-    """Return the application that hyper-parameters describe, before it is an object."""
+def _recipe_of(parameters: Any, limits: Limits) -> Recipe:
+    """Return the recipe that stands among hyper-parameters."""
     if not isinstance(parameters, Mapping) or RECIPE_KEY not in parameters:
         raise RecipeError(
             "no-recipe",
@@ -317,13 +337,15 @@ def _record_of(cls: type, parameters: Any, trust: tuple[object, ...]) -> CallRec
             f"the recipe must be JSON text and is {type(text).__name__}. Nothing was unpickled. "
             "A checkpoint of this kind can run code when it is opened; train the model again with this version",
         )
-    record = Recipe.from_json(text).record(trust)
+    return Recipe.from_json(text, limits=limits)
+
+
+def _require_class(cls: type, record: CallRecord) -> None:
     if not (isinstance(record.cls, type) and issubclass(record.cls, cls)):
         raise CheckpointError(
             f"the checkpoint holds a {record.cls.__name__}, which is no {cls.__name__}. "
             f"Load it with {record.cls.__name__}.load_from_checkpoint or replayml.Application.load_from_checkpoint"
         )
-    return record
 
 
 def _build_arguments(parameters: Mapping[str, Any]) -> tuple[dict[tuple[str, ...], dict[str, Any]], torch.dtype | None]:
@@ -332,27 +354,13 @@ def _build_arguments(parameters: Mapping[str, Any]) -> tuple[dict[tuple[str, ...
     if parameters.get(ARGS_KEY) or not isinstance(given, Mapping) or given.keys() - {SIZES_KEY, DTYPE_KEY}:
         raise _bad_build("a checkpoint gives the sizes of the built model and torch's default type, and nothing else")
     name = given.get(DTYPE_KEY, str(torch.float32))
-    if not isinstance(name, str) or name not in _DTYPES:
-        raise _bad_build(f"the default type is one of {', '.join(_DTYPES)}, not {shown(name)}")
-    return read_sizes(given.get(SIZES_KEY, "[]")), _DTYPES[name]
+    if not isinstance(name, str) or name not in DEFAULT_DTYPES:
+        raise _bad_build(f"the default type is one of {', '.join(DEFAULT_DTYPES)}, not {shown(name)}")
+    return read_sizes(given.get(SIZES_KEY, "[]")), DEFAULT_DTYPES[name]
 
 
 def _bad_build(message: str) -> RecipeError:
     return RecipeError("bad-build-arguments", f"hyper_parameters.{KWARGS_KEY}", message)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Let torch make floating point tensors of a type, as it did when a model was built; None for the type of now."""
-    old = torch.get_default_dtype()
-    if dtype is None or dtype is old:
-        yield
-        return
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(old)
 
 
 def _made(
@@ -363,8 +371,9 @@ def _made(
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a built application from its record."""
+    return built_again(_configured(record, settings), sizes, bool(settings), args, kwargs)
+
+
+def _configured(record: CallRecord, settings: Mapping[str, Any] | None) -> Any:
     app = realize(record)
-    if settings:
-        app.configure(**settings)
-    app.__dict__[TAKEN] = take_sizes(app, sizes, changed=bool(settings))
-    return app.build(*args, **(kwargs or {}))
+    return app.configure(**settings) if settings else app

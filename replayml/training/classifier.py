@@ -17,8 +17,8 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, Mult
 
 from replayml.core.errors import ConfigurationError, suggestion
 from replayml.layers.external import External
-from replayml.layers.optimizer import Optimizer
 from replayml.training.application import Application
+from replayml.training.arguments import LossLike, OptimizerLike, checked_model
 
 __all__ = ["BinaryClassifier", "CategoricalClassifier", "Classifier", "MultiLabelClassifier"]
 
@@ -35,7 +35,10 @@ class Classifier(Application):
         task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``.
         num_classes: How many classes or labels there are; needed for the default accuracy of two of the tasks.
         make_targets_one_hot: Turn class indices into one-hot rows before the loss, for losses that want them.
-        **kwargs: What `Application` takes.
+        metrics: torchmetrics to log in every phase, by default the accuracy; see `Application`.
+        train_metrics: torchmetrics to log while training.
+        val_metrics: torchmetrics to log while validating.
+        test_metrics: torchmetrics to log while testing.
 
     Example:
         >>> import replayml
@@ -45,16 +48,20 @@ class Classifier(Application):
     """
 
     _task: ClassVar[str] = "multiclass"
+    _needs_targets: ClassVar[bool] = True
 
     def __init__(
         self,
-        model: Any = None,
-        loss: Any = None,
-        optimizer: Optimizer | None = None,
+        model: nn.Module | None = None,
+        loss: LossLike = None,
+        optimizer: OptimizerLike = None,
         task: str | None = None,
         num_classes: int | None = None,
         make_targets_one_hot: bool = False,
-        **kwargs: Any,
+        metrics: Any = None,
+        train_metrics: Any = None,
+        val_metrics: Any = None,
+        test_metrics: Any = None,
     ) -> None:
         task = task or self._task
         if task not in TASKS:
@@ -63,13 +70,17 @@ class Classifier(Application):
         self.num_classes = num_classes
         self.make_targets_one_hot = make_targets_one_hot
         if model is not None:
-            self.model = model
+            self.model = checked_model(model, self._place_of("model"))
         if loss is None:
             loss = nn.CrossEntropyLoss if task == "multiclass" else nn.BCEWithLogitsLoss
-        metrics = kwargs.pop("metrics", None)
-        if metrics is None:
-            metrics = _accuracy(task, num_classes)
-        super().__init__(loss=loss, optimizer=optimizer, metrics=metrics, **kwargs)
+        super().__init__(
+            loss=loss,
+            optimizer=optimizer,
+            metrics=_accuracy(task, num_classes) if metrics is None else metrics,
+            train_metrics=train_metrics,
+            val_metrics=val_metrics,
+            test_metrics=test_metrics,
+        )
 
     def compute_loss(self, prediction: Any, target: Any) -> Any:
         """Return the loss.

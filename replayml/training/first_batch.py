@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from replayml.core.errors import NotBuiltError
 from replayml.layers.external import External
-from replayml.training.randomness import fixed_randomness
+from replayml.recipe.randomness import fixed_randomness
 
 __all__ = ["build_from", "example_inputs", "hands_weights_back"]
 

@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule
@@ -51,11 +51,11 @@ _Seen = dict[Literal["callback", "logged"], dict[str, dict[Stage, Tensor]]]
 class LogHistory(Callback):
     """Records every metric that is logged during training, validation and test.
 
-    ``history.epoch`` holds what was logged with ``on_epoch=True``, ``history.step`` what was logged with
-    ``on_step=True``, each under the name given to ``self.log``, without the endings ``_epoch`` and ``_step`` that
-    Lightning appends where a metric is logged at both. A validation or test metric whose name does not tell its stage
-    is kept as ``val:name`` or ``test:name``. Epochs count from 0, as in Lightning; ``step`` is the number
-    of optimizer steps taken when the value was logged.
+    ``history["val_loss"]`` lists one value per epoch. ``history.epoch`` holds what was logged with ``on_epoch=True``,
+    ``history.step`` what was logged with ``on_step=True``, each under the name given to ``self.log``, without the
+    endings ``_epoch`` and ``_step`` that Lightning appends where a metric is logged at both. A validation or test
+    metric whose name does not tell its stage is kept as ``val:name`` or ``test:name``. Epochs count from 0, as in
+    Lightning; ``step`` is the number of optimizer steps taken when the value was logged.
 
     The records are saved in checkpoints and come back when ``fit`` resumes from one. Under a strategy that trains in
     spawned processes (``"ddp_spawn"``, ``"ddp_notebook"``) they stay in those processes and in the checkpoints.
@@ -110,6 +110,16 @@ class LogHistory(Callback):
     def step_history(self) -> LoggedMetrics:
         """The same as `step`, under Deeplay's name."""
         return self.step
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """Return one value per epoch: ``history["val_loss"]``; see `epoch` for when each was logged."""
+        return self.epoch[name]["value"]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.epoch
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.epoch)
 
     def to_dict(self) -> dict[Level, dict[str, Series]]:
         """Return a copy of all records: ``{"epoch": {name: series}, "step": {name: series}}``."""
@@ -230,15 +240,17 @@ class LogHistory(Callback):
         self._close_moment(trainer)
 
     def on_validation_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Catch up on the training batch before the validation."""
+        """Catch up on the training batch before a validation; look at what was logged before it, or before a test."""
         self._close_moment(trainer)
-        self._new(trainer, "logged", "val")
+        self._new(trainer, "logged", _evaluation(trainer))
 
     def on_validation_batch_start(
         self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Record the epoch values of the previous loader when the next one begins."""
-        self._record_loader(trainer, "val", batch_idx, dataloader_idx)
+        """Record the epoch values of the previous loader when the next one begins, in a validation or a test."""
+        if batch_idx == 0 and dataloader_idx > 0:
+            self._record(trainer, _evaluation(trainer), "epoch")
+            self._new(trainer, "logged", _evaluation(trainer))
 
     def on_validation_batch_end(
         self,
@@ -249,38 +261,15 @@ class LogHistory(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Record the step values of a validation batch."""
-        self._record(trainer, "val", "step", batch_idx)
+        """Record the step values of a batch of a validation or a test."""
+        self._record(trainer, _evaluation(trainer), "step", batch_idx)
 
     def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Record the epoch values of a validation."""
-        self._record(trainer, "val", "epoch")
+        """Record the epoch values of a validation or a test."""
+        self._record(trainer, _evaluation(trainer), "epoch")
 
-    def on_test_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Look at what was logged before the test."""
-        self._new(trainer, "logged", "test")
-
-    def on_test_batch_start(
-        self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Record the epoch values of the previous loader when the next one begins."""
-        self._record_loader(trainer, "test", batch_idx, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: LightningTrainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Record the step values of a test batch."""
-        self._record(trainer, "test", "step", batch_idx)
-
-    def on_test_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Record the epoch values of a test."""
-        self._record(trainer, "test", "epoch")
+    on_test_start, on_test_end = on_validation_start, on_validation_end
+    on_test_batch_start, on_test_batch_end = on_validation_batch_start, on_validation_batch_end
 
     def on_save_checkpoint(
         self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -309,12 +298,6 @@ class LogHistory(Callback):
         moment = _Moment(stage, level, trainer.current_epoch, trainer.global_step, kept)
         self._record_new(trainer, moment)
         return moment
-
-    def _record_loader(self, trainer: LightningTrainer, stage: Stage, batch_idx: int, dataloader_idx: int) -> None:
-        """Record the epoch values of the loader before this one, if this is its first batch."""
-        if batch_idx == 0 and dataloader_idx > 0:
-            self._record(trainer, stage, "epoch")
-            self._new(trainer, "logged", stage)
 
     def _close_moment(self, trainer: LightningTrainer) -> None:
         """Record what came late for the open moment, and close it."""
@@ -379,6 +362,10 @@ class LogHistory(Callback):
             series["value"].append(value.item() if value.numel() == 1 else value.tolist())
             series["epoch"].append(moment.epoch)
             series["step"].append(moment.step)
+
+
+def _evaluation(trainer: LightningTrainer) -> Stage:
+    return "test" if trainer.testing else "val"
 
 
 def _same(value: Tensor, other: Tensor) -> bool:

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,12 +22,14 @@ __all__ = ["as_data", "named_metrics"]
 _TAKEN = "loss"  # what an application logs by itself
 
 
-def named_metrics(*groups: Any) -> nn.ModuleDict:
+def named_metrics(groups: Mapping[str, Any], owner: str = "the application") -> nn.ModuleDict:
     """Return metrics under their names.
 
     Args:
-        *groups: None; a torchmetrics metric, its class, or an `External` of it; a collection of metrics; a dict of
-            those by name; or a list of those, in which a pair ``(name, metric)`` names one.
+        groups: Metrics by the name of the argument with which they were given: None; a torchmetrics metric, its class,
+            or an `External` of it; a collection of metrics; a dict of those by name; or a list of those, in which a
+            pair ``(name, metric)`` names one.
+        owner: Who got them, for an error.
 
     Raises:
         ArgumentError: When something is no metric.
@@ -34,15 +37,17 @@ def named_metrics(*groups: Any) -> nn.ModuleDict:
 
     Example:
         >>> from torchmetrics import MeanAbsoluteError, MeanSquaredError
-        >>> sorted(named_metrics([MeanSquaredError()], {"error": External(MeanAbsoluteError)}))
+        >>> given = {"metrics": [MeanSquaredError()], "val_metrics": {"error": External(MeanAbsoluteError)}}
+        >>> sorted(named_metrics(given))
         ['error', 'meansquarederror']
     """
     found: dict[str, nn.Module] = {}
-    for group in groups:
-        for name, metric in _named(group):
+    for place, group in groups.items():
+        for name, metric in _named(group, place, owner):
             if name in found or name == _TAKEN:
                 raise ConfigurationError(
-                    f"two metrics are called {name!r}. Give them names of their own: metrics={{'a': ..., 'b': ...}}"
+                    f"two metrics of {owner} are called {name!r}. Give them names of their own: "
+                    "metrics={'a': ..., 'b': ...}"
                     if name in found
                     else f"a metric cannot be called {name!r}: the loss is logged under that name"
                 )
@@ -62,33 +67,34 @@ def as_data(value: Any) -> Any:
     return value
 
 
-def _named(group: Any) -> Iterator[tuple[str, nn.Module]]:
+def _named(group: Any, place: str, owner: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the names and copies of what is given at one place."""
     if group is None:
         return
     group = as_data(group)
     if isinstance(group, Mapping):
         for name, metric in group.items():
-            yield str(name), _copied(metric)
+            yield str(name), _copied(metric, f"{place}[{name!r}]", owner)
     elif isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str):
-        yield group[0], _copied(group[1])
+        yield group[0], _copied(group[1], f"{place}[1]", owner)
     elif isinstance(group, (list, tuple)):
-        for item in group:
-            yield from _named(item)
+        for index, item in enumerate(group):
+            yield from _named(item, f"{place}[{index}]", owner)
     else:
-        metric = _copied(group)
+        metric = _copied(group, place, owner)
         cls = metric.classtype if isinstance(metric, External) else type(metric)
         yield cls.__name__.lower(), metric
 
 
-def _copied(metric: Any) -> nn.Module:
+def _copied(metric: Any, place: str, owner: str) -> nn.Module:
     if isinstance(metric, External):
         return metric.new()
     if isinstance(metric, Metric):
         return metric.clone()
     if isinstance(metric, type) and issubclass(metric, Metric):
         return External(metric)
+    shown = f"the class {metric.__name__}" if isinstance(metric, type) else reprlib.repr(metric)
     raise ArgumentError(
-        f"{metric!r} is no metric. Give a torchmetrics metric, such as torchmetrics.MeanSquaredError(), or an External "
-        "of one, in a list or in a dict by name"
+        f"{place} of {owner} is {shown}, which is no metric. Give a torchmetrics metric, such as "
+        "torchmetrics.MeanSquaredError(), or an External of one, in a list or in a dict by name"
     )

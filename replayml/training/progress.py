@@ -14,6 +14,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -26,6 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from replayml.core.errors import ConfigurationError
 
 __all__ = ["ProgressBar"]
+
+# How Lightning calls an evaluation in the names of its attributes; any other is a validation.
+_EVALUATIONS: Mapping[TrainerFn | None, tuple[str, str]] = MappingProxyType(
+    {TrainerFn.TESTING: ("test", "test"), TrainerFn.PREDICTING: ("predict", "predict")}
+)
 
 
 class ProgressBar(LightningProgressBar):
@@ -129,11 +135,16 @@ class ProgressBar(LightningProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Move the line of the validation on by a batch."""
+        """Move the line of a validation, test or prediction on by a batch."""
+        if trainer.sanity_checking:
+            return
         self.has_dataloader_changed(dataloader_idx)
-        total = self.total_val_batches_current_dataloader
-        if not trainer.sanity_checking and self._is_due(batch_idx + 1, total):
-            self._draw("validation", self.validation_description, batch_idx + 1, total)
+        short, name = _EVALUATIONS.get(trainer.state.fn, ("val", "validation"))
+        total = getattr(self, f"total_{short}_batches_current_dataloader")
+        if self._is_due(batch_idx + 1, total):
+            self._draw(name, getattr(self, f"{name}_description"), batch_idx + 1, total)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Take the line of the validation away again, where it ran during training."""
@@ -145,47 +156,11 @@ class ProgressBar(LightningProgressBar):
         """Open the display."""
         self._start()
 
-    def on_test_batch_end(
-        self,
-        trainer: LightningTrainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move the line on by a batch."""
-        self.has_dataloader_changed(dataloader_idx)
-        total = self.total_test_batches_current_dataloader
-        if self._is_due(batch_idx + 1, total):
-            self._draw("test", self.test_description, batch_idx + 1, total)
-
     def on_test_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Forget which loader was the last."""
         self.reset_dataloader_idx_tracker()
 
-    def on_predict_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Open the display."""
-        self._start()
-
-    def on_predict_batch_end(
-        self,
-        trainer: LightningTrainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move the line on by a batch."""
-        self.has_dataloader_changed(dataloader_idx)
-        total = self.total_predict_batches_current_dataloader
-        if self._is_due(batch_idx + 1, total):
-            self._draw("predict", self.predict_description, batch_idx + 1, total)
-
-    def on_predict_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Forget which loader was the last."""
-        self.reset_dataloader_idx_tracker()
+    on_predict_start, on_predict_end = on_test_start, on_test_end
 
     def on_exception(self, trainer: LightningTrainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the display, so that the traceback is not drawn over."""

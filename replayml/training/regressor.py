@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from replayml.core.errors import ConfigurationError
-from replayml.layers.optimizer import Optimizer
 from replayml.training.application import Application
+from replayml.training.arguments import LossLike, OptimizerLike, checked_model
 
 __all__ = ["Regressor"]
 
@@ -25,7 +25,10 @@ class Regressor(Application):
         model: The model; it returns ``(batch, targets)`` or ``(batch,)``.
         loss: By default the mean squared error.
         optimizer: An `Optimizer`; by default Adam.
-        **kwargs: What `Application` takes.
+        metrics: torchmetrics to log in every phase; see `Application`.
+        train_metrics: torchmetrics to log while training.
+        val_metrics: torchmetrics to log while validating.
+        test_metrics: torchmetrics to log while testing.
 
     Example:
         >>> import replayml, torch
@@ -34,10 +37,26 @@ class Regressor(Application):
         Layer(L1Loss)
     """
 
-    def __init__(self, model: Any = None, loss: Any = None, optimizer: Optimizer | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        loss: LossLike = None,
+        optimizer: OptimizerLike = None,
+        metrics: Any = None,
+        train_metrics: Any = None,
+        val_metrics: Any = None,
+        test_metrics: Any = None,
+    ) -> None:
         if model is not None:
-            self.model = model
-        super().__init__(loss=nn.MSELoss if loss is None else loss, optimizer=optimizer, **kwargs)
+            self.model = checked_model(model, self._place_of("model"))
+        super().__init__(
+            loss=nn.MSELoss if loss is None else loss,
+            optimizer=optimizer,
+            metrics=metrics,
+            train_metrics=train_metrics,
+            val_metrics=val_metrics,
+            test_metrics=test_metrics,
+        )
 
     def compute_loss(self, prediction: Any, target: Any) -> Any:
         """Return the loss.

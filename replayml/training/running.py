@@ -3,13 +3,15 @@
 Invariants:
     * Each does what a trainer would do with the application and the loaders made of the data; nothing more is stored.
     * An argument that would have no effect is refused.
+    * ``app.trainer`` stays the trainer of the last training while others, made for one evaluation, come and go.
+    * A checkpoint to go on from, or to evaluate, is opened without unpickling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -17,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from replayml.core.errors import ConfigurationError
+from replayml.core.errors import ConfigurationError, NotBuiltError
 from replayml.layers.external import External
 from replayml.module.predicting import predict_batches
 from replayml.training.data import as_loader
@@ -26,6 +28,8 @@ from replayml.training.metrics import named_metrics
 from replayml.training.trainer import Trainer
 
 __all__ = ["Running"]
+
+_Given = TypeVar("_Given", bound=LightningTrainer)
 
 
 class Running:
@@ -41,7 +45,6 @@ class Running:
         """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""
         return Trainer(**kwargs)
 
-    @overload
     def fit(
         self,
         train_data: Any = None,
@@ -51,33 +54,9 @@ class Running:
         *,
         val_batch_size: int | None = None,
         ckpt_path: str | Path | None = None,
-        trainer: None = None,
+        trainer: _Given | None = None,
         **trainer_kwargs: Any,
-    ) -> Trainer: ...
-    @overload
-    def fit(
-        self,
-        train_data: Any = None,
-        val_data: Any = None,
-        max_epochs: None = None,
-        batch_size: int = 32,
-        *,
-        val_batch_size: int | None = None,
-        ckpt_path: str | Path | None = None,
-        trainer: LightningTrainer,
-    ) -> LightningTrainer: ...
-    def fit(
-        self,
-        train_data: Any = None,
-        val_data: Any = None,
-        max_epochs: int | None = None,
-        batch_size: int = 32,
-        *,
-        val_batch_size: int | None = None,
-        ckpt_path: str | Path | None = None,
-        trainer: LightningTrainer | None = None,
-        **trainer_kwargs: Any,
-    ) -> LightningTrainer:
+    ) -> _Given | Trainer:
         """Train the model.
 
         Args:
@@ -101,21 +80,17 @@ class Running:
         if isinstance(train_data, LightningDataModule) and val_data is not None:
             raise ConfigurationError("a LightningDataModule brings its own validation data; leave val_data out")
         given = {**({} if max_epochs is None else {"max_epochs": max_epochs}), **trainer_kwargs}
-        trainer = _trainer_for(self, trainer, given)
+        used = _trainer_for(self, trainer, given)
         loaders: dict[str, Any] = {}
         if train_data is not None:
             loaders["train_dataloaders"] = as_loader(train_data, batch_size=batch_size, shuffle=True)
         if val_data is not None:
             loaders["val_dataloaders"] = as_loader(val_data, batch_size=val_batch_size or batch_size)
         app: Any = self
-        if (
-            not app._has_built
-            and hands_weights_back(trainer)
-            and isinstance(loaders.get("train_dataloaders"), DataLoader)
-        ):
+        if not app._has_built and hands_weights_back(used) and isinstance(loaders.get("train_dataloaders"), DataLoader):
             build_from(app, loaders["train_dataloaders"])
-        trainer.fit(app, **loaders, ckpt_path=ckpt_path)
-        return trainer
+        used.fit(app, **loaders, ckpt_path=ckpt_path, weights_only=True)
+        return used
 
     def validate(self, data: Any = None, **kwargs: Any) -> Mapping[str, float]:
         """Return the validation loss and metrics over data; takes what `test` takes."""
@@ -126,8 +101,11 @@ class Running:
 
         Args:
             data: What `fit` takes.
-            **kwargs: ``metrics``, to be used instead of the application's; ``batch_size``, ``ckpt_path``, ``trainer``,
-                or what `replayml.Trainer` takes.
+            **kwargs: ``metrics``, to be used instead of the application's; ``batch_size``; ``ckpt_path``, where
+                ``"best"`` is that of the last training; ``trainer``, or what `replayml.Trainer` takes.
+
+        Raises:
+            NotBuiltError: When there are no weights yet.
         """
         return self._evaluate("test", data, **kwargs)
 
@@ -142,19 +120,29 @@ class Running:
         trainer: LightningTrainer | None = None,
         **trainer_kwargs: Any,
     ) -> Mapping[str, float]:
+        app: Any = self
+        if not app._has_built and ckpt_path is None:
+            raise NotBuiltError(
+                f"{type(self).__name__} has no weights to {phase}. Train it first: app.fit(...), give ckpt_path=..., "
+                "or build it with new ones: app.build(x)"
+            )
+        before = app._trainer
         if trainer is None:
             trainer_kwargs = {"logger": False, "enable_checkpointing": False, **trainer_kwargs}
-        trainer = _trainer_for(self, trainer, trainer_kwargs)
+            ckpt_path = _best_of(before) if ckpt_path == "best" else ckpt_path
+        used = _trainer_for(self, trainer, trainer_kwargs)
         loaders = {} if data is None else {"dataloaders": as_loader(data, batch_size=batch_size)}
         name = "val_metrics" if phase == "validate" else "test_metrics"
         own = self._modules[name]
         if metrics is not None:
-            chosen = named_metrics(metrics)
+            chosen = named_metrics({"metrics": metrics}, f"{phase}() of {type(self).__name__}")
             self._modules[name] = nn.ModuleDict({key: _built(metric) for key, metric in chosen.items()})
         try:
-            results = getattr(trainer, phase)(self, **loaders, ckpt_path=ckpt_path, verbose=False)
+            results = getattr(used, phase)(self, **loaders, ckpt_path=ckpt_path, verbose=False, weights_only=True)
         finally:
             self._modules[name] = own
+            if trainer is None and before is not None:
+                app.trainer = before
         return {key: value for result in results for key, value in result.items()}
 
     def predict(self, *inputs: Any, batch_size: int = 32, device: Any = None, output_device: Any = None) -> Any:
@@ -186,7 +174,7 @@ class Running:
         return predict_batches(app, batches, device=device, output_device=output_device)
 
 
-def _trainer_for(app: Running, trainer: LightningTrainer | None, options: dict[str, Any]) -> LightningTrainer:
+def _trainer_for(app: Running, trainer: _Given | None, options: dict[str, Any]) -> _Given | Trainer:
     """Return the trainer that was given, or make one."""
     if trainer is None:
         return app.create_trainer(**options)
@@ -195,6 +183,18 @@ def _trainer_for(app: Running, trainer: LightningTrainer | None, options: dict[s
             f"{', '.join(options)} would have no effect, for the trainer was given. Leave one of the two out"
         )
     return trainer
+
+
+def _best_of(trainer: LightningTrainer | None) -> str:
+    """Return where a trainer keeps the best weights that it has seen."""
+    saver = None if trainer is None else trainer.checkpoint_callback
+    best: str = getattr(saver, "best_model_path", "")
+    if not best:
+        raise ConfigurationError(
+            "ckpt_path='best' is the best checkpoint of the last training, and there is none. Train with "
+            "enable_checkpointing=True, or give the path of a checkpoint"
+        )
+    return best
 
 
 def _built(metric: nn.Module) -> Any:

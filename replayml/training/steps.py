@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -32,6 +32,7 @@ class Steps:
 
     loss: Any
     _modules: dict[str, Any]
+    _needs_targets: ClassVar[bool] = False
     _metric_attributes: Any
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -136,7 +137,15 @@ class Steps:
 
     def _step(self, stage: Stage, batch: Any, dataloader_idx: int = 0) -> torch.Tensor:
         inputs, target = getattr(self, f"{stage}_preprocess")(batch)
-        prediction = self.forward_with(inputs)
+        if self._needs_targets and target is inputs:
+            raise ConfigurationError(
+                f"the {stage} data of {type(self).__name__} has no targets. Give inputs and targets: (x, y)"
+            )
+        try:
+            prediction = self.forward_with(inputs)
+        except RuntimeError as error:
+            _note_types(error, self, inputs)
+            raise
         losses = self.compute_loss(prediction, target)
         rows = target.shape[0] if isinstance(target, torch.Tensor) and target.dim() else None
         options: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": rows, "sync_dist": True}
@@ -162,3 +171,16 @@ class Steps:
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the model's output for a batch; a pair is taken as inputs and targets."""
         return self.forward_with(self._inputs_of(batch, TrainerFn.PREDICTING))
+
+
+def _note_types(error: RuntimeError, app: Any, inputs: Any) -> None:
+    """Add to an error of the forward pass that inputs and weights differ in type, if they do."""
+    listed = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    given = {one.dtype for one in listed if isinstance(one, torch.Tensor) and one.is_floating_point()}
+    made = {parameter.dtype for parameter in app.parameters() if parameter.is_floating_point()}
+    if len(given) == len(made) == 1 and given != made:
+        (given_type,), (made_type,) = given, made
+        error.add_note(
+            f"the inputs are {given_type} and the weights {made_type}: give x.to({made_type}), or build the "
+            f"application for such inputs: build(x, dtype={given_type})"
+        )

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -91,13 +92,15 @@ class Trainer(LightningTrainer):
         """The record of every logged metric.
 
         Raises:
-            ConfigurationError: When the Trainer was made with ``barebones=True`` and keeps none.
+            ConfigurationError: When the Trainer keeps none.
         """
         for callback in self.callbacks:
             if isinstance(callback, LogHistory):
                 return callback
         raise ConfigurationError(
             "this Trainer keeps no history, for barebones=True turns logging off; leave it out to keep one"
+            if self.barebones
+            else "this Trainer keeps no history, for it was taken out. Make another: Trainer(...)"
         )
 
     @_signed_like(LightningTrainer.fit)
@@ -121,6 +124,44 @@ class Trainer(LightningTrainer):
             super().fit(model, train_dataloaders, val_dataloaders, datamodule, *args, **kwargs)
         finally:
             self.limit_val_batches = limit_val_batches
+
+    @_signed_like(LightningTrainer.save_checkpoint)
+    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint, as Lightning does; its documentation takes the place of this line."""
+        # Lightning's default, said so that it logs no line about it
+        super().save_checkpoint(filepath, bool(weights_only), *args, **kwargs)
+
+    # Changing the callbacks later, under Deeplay's names ------------------------------------------------------
+
+    def disable_history(self) -> None:
+        """Keep no history."""
+        self._take_out(LogHistory)
+
+    def disable_progress_bar(self) -> None:
+        """Show no progress bar."""
+        self._take_out(LightningProgressBar)
+
+    def tqdm_progress_bar(self, refresh_rate: int = 1) -> None:
+        """Show Lightning's plain progress bar instead.
+
+        Args:
+            refresh_rate: After how many batches to draw it again.
+        """
+        self.disable_progress_bar()
+        self.callbacks.append(TQDMProgressBar(refresh_rate=refresh_rate))
+
+    def rich_progress_bar(self, refresh_rate: int = 1, leave: bool = False) -> None:
+        """Show Lightning's colourful progress bar instead.
+
+        Args:
+            refresh_rate: After how many batches to draw it again.
+            leave: Whether to keep the bars of past epochs.
+        """
+        self.disable_progress_bar()
+        self.callbacks.append(RichProgressBar(refresh_rate=refresh_rate, leave=leave))
+
+    def _take_out(self, kind: type[Callback]) -> None:
+        self.callbacks[:] = [callback for callback in self.callbacks if not isinstance(callback, kind)]
 
     def _batches_per_epoch(self, loader: Any) -> int:
         """Return the training batches of an epoch, or Lightning's interval where they cannot be counted."""

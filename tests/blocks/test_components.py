@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ from replayml.blocks.components import ConvolutionalNeuralNetwork, MultiLayerPer
 from replayml.blocks.conv import Conv2dBlock
 from replayml.blocks.linear import LinearBlock
 from replayml.blocks.sequential import SequentialBlock
-from replayml.core.errors import BuildError, ConfigurationError
+from replayml.core.errors import ArgumentError, BuildError, ConfigurationError
 from replayml.layers.initializers import Constant
 from replayml.layers.layer import Layer
 
@@ -151,6 +153,43 @@ def test_strides_instead_of_pooling():
     built = network.new().build()
     assert [block.layer.stride for block in built.blocks] == [(1, 1), (2, 2), (2, 2)]
     assert built(torch.randn(1, 3, 16, 16)).shape == (1, 2, 4, 4)
+
+
+WRONG_SIZES = [
+    ((64, 32, 10), r"hidden_\w+ of {} is a list of sizes, not 32: \[32\]"),
+    ((64, "abc", 10), r"hidden_\w+ of {} is a list of sizes, not 'abc', such as \[64, 32\]"),
+    ((64, None, 10), r"hidden_\w+ of {} is a list of sizes, not None"),
+    ((64, {64, 32}, 10), r"hidden_\w+ of {} is a list of sizes, not \{{"),
+    (("64", [32], 10), r"in_\w+ of {} takes whole numbers, not '64'$"),
+    ((64, [32, 3.5], 10), r"hidden_\w+ of {} takes whole numbers, not 3.5 in \[32, 3.5\]"),
+    ((64, [True], 10), r"hidden_\w+ of {} takes whole numbers, not True"),
+    ((64, torch.tensor([3]), 10), r"hidden_\w+ of {} takes whole numbers, not tensor\(3\)"),
+    ((64, [32], 10.0), r"out_\w+ of {} takes whole numbers, not 10.0$"),
+]
+
+
+@pytest.mark.parametrize("cls", [MultiLayerPerceptron, ConvolutionalNeuralNetwork])
+@pytest.mark.parametrize(("sizes", "message"), WRONG_SIZES)
+def test_what_is_no_size_is_refused(cls, sizes, message):
+    """A size of a wrong type is told with its argument, given or configured, and changes nothing."""
+    with pytest.raises(ArgumentError, match=message.format(cls.__name__)):
+        cls(*sizes)
+    network = cls(64, [32], 10)
+    before = repr(network)
+    for name, wrong, right in zip(list(signature(cls).parameters)[:3], sizes, (64, [32], 10), strict=True):
+        if wrong is not right and wrong != right and type(wrong) is not torch.Tensor:
+            with pytest.raises(ArgumentError, match=message.format(cls.__name__)):
+                network.configure(name, wrong)
+    assert repr(network) == before
+
+
+@given(st.lists(st.integers(1, 9), max_size=3))
+def test_sizes_come_in_any_collection(sizes):
+    """A tuple, a range or an array of whole numbers is as good as a list."""
+    for given_sizes in (tuple(sizes), np.array(sizes, dtype=np.int64), torch.Size(sizes)):
+        built = MultiLayerPerceptron(2, given_sizes, 3).build()
+        assert [block.layer.out_features for block in built.blocks] == [*sizes, 3]
+        assert built(torch.zeros(1, 2)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("arguments", [(0, [1], 1), (1, [1, -1], 1), (1, [1], 0)])

@@ -13,8 +13,9 @@ from replayml.blocks.plain import (
     LayerActivation,
     LayerActivationNormalization,
     LayerActivationNormalizationDropout,
-    LayerActivationNormalizationUpsampling,
+    LayerActivationNormalizationUpsample,
     LayerSkip,
+    PoolLayerActivationNormalization,
 )
 from replayml.blocks.sequential import SequentialBlock
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
@@ -226,7 +227,8 @@ PLAIN = [
     (LayerActivation, ["layer", "activation"]),
     (LayerActivationNormalization, ["layer", "activation", "normalization"]),
     (LayerActivationNormalizationDropout, ["layer", "activation", "normalization", "dropout"]),
-    (LayerActivationNormalizationUpsampling, ["layer", "activation", "normalization", "upsampling"]),
+    (LayerActivationNormalizationUpsample, ["layer", "activation", "normalization", "upsample"]),
+    (PoolLayerActivationNormalization, ["pool", "layer", "activation", "normalization"]),
 ]
 
 
@@ -237,7 +239,7 @@ def test_blocks_with_fixed_names(cls, names):
     assert block.order == names
     assert block.create()("") == "abcd"[: len(names)]
     block.configure(order=["activation", "layer"])
-    assert block.new().create()("") == "ba"
+    assert block.new().create()("") == "".join("abcd"[names.index(name)] for name in block.order)
 
 
 def test_skip_merges_the_output_with_the_input():

@@ -16,6 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import replayml as dl
+from replayml.blocks.plain import (
+    LayerActivationNormalizationUpsample,
+    LayerSkip,
+    PoolLayerActivationNormalization,
+)
+from replayml.blocks.sized import LargeMLP, MediumMLP, SmallMLP, XLargeMLP
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -435,6 +441,65 @@ def test_optimizer_parameters_are_chosen_by_a_function() -> None:
     app = dl.Regressor(Encoder(), optimizer=dl.Adam(lr=0.1).params(lambda app: app.model.head.parameters()))
     made = app.create().configure_optimizers()
     assert [tuple(parameter.shape) for parameter in made.param_groups[0]["params"]] == [(2, 4), (2,)]
+
+
+def test_blocks_with_fixed_names_take_their_modules_by_position_and_by_name() -> None:
+    """The blocks of a layer and what stands around it take modules in their order, and are configured by name."""
+    layer, activation, normalization = dl.Layer(nn.Conv2d, 1, 2, 3), dl.Layer(nn.ReLU), dl.Layer(nn.BatchNorm2d, 2)
+    up = LayerActivationNormalizationUpsample(layer, activation, normalization, upsample=dl.Layer(nn.Upsample, None, 2))
+    pooled = PoolLayerActivationNormalization(
+        dl.Layer(nn.MaxPool2d, 2), layer.new(), activation.new(), normalization=normalization.new()
+    )
+    for block, side in ((up, 12), (pooled, 2)):
+        block.configure(activation=nn.GELU)
+        block.configure("normalization", nn.InstanceNorm2d, num_features=2)
+        built = block.create()
+        assert type(built.activation) is nn.GELU
+        assert type(built.normalization) is nn.InstanceNorm2d
+        assert built(torch.zeros(1, 1, 8, 8)).shape == (1, 2, side, side)
+
+
+def test_a_skip_connection_merges_what_a_layer_gives_with_what_it_gets() -> None:
+    """A layer with a skip connection takes a merge operation, and another one when it is configured."""
+    block = LayerSkip(dl.Layer(nn.Linear, 3, 3), dl.Add())
+    x = torch.ones(2, 3)
+    built = block.create()
+    torch.testing.assert_close(built(x), built.layer(x) + x)
+    block.configure(skip=dl.Cat())
+    assert block.build()(x).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("cls", "sizes"),
+    [
+        (SmallMLP, [32, 32]),
+        (MediumMLP, [64, 128]),
+        (LargeMLP, [128, 128, 128]),
+        (XLargeMLP, [128, 256, 512, 512]),
+    ],
+)
+def test_sized_perceptrons(cls: Any, sizes: list[int]) -> None:
+    """A perceptron of each size has its hidden layers, leaky and normalized, and is changed like any other."""
+    mlp = cls(3, 2)
+    assert [block.layer.out_features for block in mlp.blocks] == [*sizes, 2]
+    assert all(block.activation.negative_slope == 0.05 for block in mlp.blocks[:-1])
+    assert "normalization" not in mlp.blocks[-1].order
+    mlp["blocks", 0, "activation"].configure(nn.GELU)
+    copy = dl.Recipe.from_json(mlp.configure(out_features=4).recipe().to_json()).model()
+    assert repr(copy) == repr(mlp)
+    assert copy.build()(torch.zeros(5, 3)).shape == (5, 4)
+
+
+def test_a_history_is_left_out_and_a_progress_bar_exchanged() -> None:
+    """The trainer's history is disabled, and its progress bar disabled or exchanged, after it was made."""
+    trainer = dl.Trainer(max_epochs=1, **{**QUIET, "enable_progress_bar": True})
+    trainer.tqdm_progress_bar(refresh_rate=2)
+    trainer.rich_progress_bar(leave=True)
+    trainer.disable_progress_bar()
+    trainer.disable_history()
+    trainer.fit(dl.Regressor(Encoder()), DataLoader(TensorDataset(rows()[0], rows()[0][:, :2]), batch_size=8))
+    with pytest.raises(ValueError, match="keeps no history"):
+        _ = trainer.history
 
 
 def test_predict_runs_in_batches() -> None:

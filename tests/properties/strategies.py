@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from replayml.core.errors import ConfigurationError
+from replayml.core.settings import settings_of
 from replayml.core.signatures import bind
 from replayml.core.tape import CallRecord
-from replayml.core.tree import settings_of
 from replayml.layers.containers import LayerList
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
@@ -72,6 +72,35 @@ def recipes() -> st.SearchStrategy[Any]:
         st.tuples(st.just("dict"), kind, scripts(1)),
     )
     return st.tuples(small, scripts(), widths, given)
+
+
+def tidy(recipe: Any) -> Any:
+    """Return a recipe whose scripts give no module of theirs to another one, and use no name twice."""
+    number_, script, width, given = recipe
+    if given is not None:
+        given = tuple(_tidy_script(part) if isinstance(part, tuple) else part for part in given)
+    return number_, _tidy_script(script), width, given
+
+
+def tidy_edit(edit: Any) -> Any:
+    """Return an edit whose scripts are tidy."""
+    return tuple(_tidy_script(part) if isinstance(part, tuple) else part for part in edit)
+
+
+_NAMING = frozenset({"make", "child", "child_with", "wrap", "alias", "given", "value"})
+
+
+def _tidy_script(script: Any, names: set[str] | None = None) -> Any:
+    taken = set() if names is None else names
+    kept = []
+    for what, *operands in script:
+        if what in ("hand", "move", "child_with") or (what in _NAMING and operands[0] in taken):
+            continue
+        if what in _NAMING:
+            taken |= {operands[0], "c", "d"} if what == "given" else {operands[0]}
+        inner = taken if what.startswith("if_") else None
+        kept.append((what, *(_tidy_script(part, inner) if isinstance(part, tuple) else part for part in operands)))
+    return tuple(kept)
 
 
 def construct(recipe: Any) -> Any:
@@ -232,7 +261,8 @@ def perform(model: Any, edit: Any) -> None:
     elif what == "setitem":
         lists[rest[0]] = make(rest[1], 3)
     elif what == "rotate":
-        if len(lists):
+        # An element that the model was given would be one object, and in a copy two: the one given and the one appended.
+        if len(lists) and not any(lists[0] is given for module in _all(model) for given in _given_to(module)):
             lists.append(lists.pop(0))
     elif what == "unknown":
         pick(_all(model), first).configure(widht=3)
@@ -244,6 +274,20 @@ def perform(model: Any, edit: Any) -> None:
         scripted.z = pick(_all(model), rest[0])
     else:
         getattr(scripted, what)(*rest)
+
+
+def _given_to(module: Any) -> list[Any]:
+    stack: list[Any] = [module._record.args, module._record.kwargs]
+    found = []
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            stack += value.values()
+        elif isinstance(value, (list, tuple)):
+            stack += value
+        elif isinstance(value, Module):
+            found.append(value)
+    return found
 
 
 def _above(model: Any, path: Any) -> list[Any]:
@@ -372,7 +416,7 @@ def trace(*roots: Any) -> Any:
 
 # Attempts ---------------------------------------------------------------------------------------------------------
 
-REFUSALS = (Refused, ConfigurationError, IndexError, KeyError, ValueError, TypeError, AttributeError)
+REFUSALS = (Refused, ConfigurationError, IndexError, KeyError, ValueError, TypeError)
 
 
 def attempt(recipe: Any) -> Any:
@@ -388,5 +432,9 @@ def try_to_perform(model: Any, edit: Any) -> type[Exception] | None:
     try:
         perform(model, edit)
     except REFUSALS as error:
+        return type(error)
+    except AttributeError as error:
+        if edit[0] != "select":  # a selection of plain modules, which have no `configure`
+            raise
         return type(error)
     return None

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
+import pydantic
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -74,6 +75,30 @@ class Point:
     y: int = 0
 
 
+class Setup(pydantic.BaseModel):
+    """A pydantic model with a name of another spelling, limits, and something that is not shown."""
+
+    model_config = pydantic.ConfigDict(frozen=False)
+
+    rate: float = pydantic.Field(0.1, gt=0, alias="learningRate", validate_default=True)
+    sizes: list[int] = []
+    inner: Setup | None = None
+    _seen: int = pydantic.PrivateAttr(default=0)
+
+
+class Versioned(Narrow):
+    """Its width was once called size."""
+
+    __recipe_version__ = 1
+
+    @classmethod
+    def migrate_recipe(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return arguments of this version."""
+        if "size" in data["kwargs"]:
+            data["kwargs"]["width"] = data["kwargs"].pop("size")
+        return data
+
+
 class Pair(NamedTuple):
     left: Any
     right: Any
@@ -99,7 +124,7 @@ def helper(value: Any) -> Any:
     return value
 
 
-TRUST = (Mode, Access, Options, Point, Pair, helper, Money, MONEY)
+TRUST = (Mode, Access, Options, Point, Pair, Setup, helper, Money, MONEY)
 
 
 # Random records -----------------------------------------------------------------------------------------------------
@@ -200,6 +225,9 @@ class _Graph:
                 lambda: OrderedDict((draw(_TEXT), self.value(depth - 1, calls=False)) for _ in self._some()),
                 lambda: set(draw(st.lists(HASHABLE.filter(_is_itself), max_size=3))),
                 lambda: Options(draw(st.floats(allow_nan=False)), [draw(_TEXT)]),
+                lambda: Setup.model_validate(
+                    {"learningRate": draw(st.floats(1e-3, 1)), "inner": draw(st.none() | st.just({}))}
+                ),
                 lambda: Pair(self.value(depth - 1, calls=False), self.value(depth - 1, calls=False)),
                 lambda: Money(draw(st.integers(0, 100))),
                 lambda: _tensor(draw),
@@ -249,7 +277,7 @@ def contains_call(value: Any) -> bool:
 
 def has_identity(value: Any) -> bool:
     """Tell whether one object in two places is told from two equal ones."""
-    return isinstance(value, (CallRecord, list, dict, set, Options, Money, torch.Tensor, np.ndarray))
+    return isinstance(value, (CallRecord, list, dict, set, Options, Setup, Money, torch.Tensor, np.ndarray))
 
 
 # Comparison ---------------------------------------------------------------------------------------------------------
@@ -293,6 +321,9 @@ def assert_same(one: Any, other: Any, known: dict[int, Any] | None = None) -> No
             _assert_all(sorted(one, key=repr), sorted(other, key=repr), known)
         case list() | tuple():
             _assert_all(one, other, known)
+        case Setup():
+            assert one == other
+            assert one.model_fields_set == other.model_fields_set
         case Options():
             _assert_all((one.rate, one.tags), (other.rate, other.tags), known)
         case _:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replayml.core.errors import RecipeError
 from replayml.recipe import Recipe
 from replayml.recipe.grammar import TAGS
+from tests.recipe import fuzz
 from tests.recipe.samples import MONEY, TRUST, Narrow, Net
 
 TRUSTED: tuple[Any, ...] = tuple(thing for thing in TRUST if thing is not MONEY)  # whose decode may raise what it likes
@@ -142,3 +146,12 @@ def test_the_honest_document_is_read() -> None:
         recipe = outcome(text)
         assert recipe is not None
         assert recipe.record(TRUSTED).tape[0].method == "adjust"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sample_of_the_long_run_is_read_or_refused(seed: int) -> None:
+    """`tests.recipe.fuzz`, of which a run takes as long as one likes, works: some inputs are read, most refused."""
+    dice = random.Random(seed)
+    found = Counter(fuzz.outcome(change(dice)) for _ in range(40) for change in fuzz.CHANGES)
+    assert found["read"] > 5
+    assert len(found) > 8

@@ -16,7 +16,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry
 from replayml.recipe import Limits, Recipe
-from tests.recipe.samples import Net
+from tests.recipe.samples import MONEY, Money, Net
 
 
 class Block(replayml.Module):
@@ -27,7 +27,7 @@ class Block(replayml.Module):
         self.layer = replayml.Layer(nn.Linear, None, width)
         self.activation = replayml.Layer(activation)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.activation(self.layer(x))
 
 
@@ -112,7 +112,7 @@ def test_the_document_names_its_format_and_versions() -> None:
     """The text says what it is and with what it was written; it is ASCII, sorted and without white space."""
     text = Recipe.of(CallRecord(Net, ("é \u2028",))).to_json()
     document = json.loads(text)
-    assert {key: document[key] for key in ("format", "version")} == {"format": "replayml.recipe", "version": 1}
+    assert {key: document[key] for key in ("format", "version")} == {"format": "replayml.recipe", "version": 2}
     assert set(document["packages"]) == {"python", "replayml", "torch"}
     assert text == json.dumps(document, sort_keys=True, separators=(",", ":"))
     assert text.isascii()
@@ -147,3 +147,18 @@ def test_a_large_model_fits() -> None:
     recipe = Recipe.of(CallRecord(Net, (layers,), {}, tape))
     assert len(recipe.to_json()) < Limits().size / 10
     assert len(recipe.record().args[0]) == 1000
+
+
+def test_the_recipe_of_a_module_takes_codecs_and_limits() -> None:
+    """`Module.recipe` hands on what `Recipe.of` takes, and the limits stay with the recipe."""
+    model = Net(Money(3))
+    with pytest.raises(RecipeError, match="no-data-form"):
+        model.recipe()
+    recipe = model.recipe(codecs=[MONEY])
+    assert recipe.model([MONEY]).seen[0] == (Money(3),)
+    with pytest.raises(RecipeError, match=r"too-large.*Raise Limits\(size=\)"):
+        model.recipe(codecs=[MONEY], limits=Limits(size=10))
+    deep = Net([[[1]]])
+    with pytest.raises(RecipeError, match="too-deep"):
+        deep.recipe(limits=Limits(depth=3))
+    assert deep.recipe(limits=Limits(depth=30)).model().seen[0] == ([[[1]]],)

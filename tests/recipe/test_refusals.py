@@ -166,7 +166,7 @@ DOCUMENTS: dict[str, tuple[str, str, Any, Any]] = {
     "no object": ("wrong-format", "document", [1], document()),
     "no format": ("wrong-format", "document", {"version": 1}, document()),
     "other format": ("wrong-format", "document", document(format="keras"), document()),
-    "newer": ("newer-version", "document", document(version=2, news=1), document(version=1)),
+    "newer": ("newer-version", "document", document(version=3, news=1), document(version=2)),
     "version 0": ("bad-version", "document", document(version=0), document()),
     "version true": ("bad-version", "document", document(version=True), document()),
     "version 1.0": ("bad-version", "document", document(version=1.0), document()),
@@ -186,6 +186,13 @@ DOCUMENTS: dict[str, tuple[str, str, Any, Any]] = {
     "args are no list": ("bad-value", "model.args[0]", document(call(args={"a": 1})), document(call(args=[1]))),
     "kwargs are no object": ("bad-value", "model", document(kwargs=[1]), document(kwargs={"a": 1})),
     "tape is no list": ("bad-value", "model", document(tape={"a": 1}), document(tape=[entry()])),
+    "tape is null": (
+        "bad-value",
+        "model.args[0]",
+        document(call(tape=None)),
+        document(call(tape=[entry()])),
+    ),
+    "where is null": ("bad-value", "model.args[0]", document(call(where=None)), document(call(where=["a.py", 1]))),
     "entry is no object": ("bad-value", "model.tape[0]", document(tape=[1]), document(tape=[entry()])),
     "tags are no list": ("bad-target", "model.tape[0]", document(tape=[entry(tags="a")]), document(tape=[entry()])),
     "where is text": (

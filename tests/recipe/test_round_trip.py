@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from torch import nn
 
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry, TreeRef, Where
 from replayml.recipe import Recipe
-from tests.recipe.samples import MONEY, TRUST, Net, Options, assert_same, records
+from tests.recipe.samples import MONEY, TRUST, Net, assert_same, records
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,25 +138,6 @@ def test_the_fingerprint_is_equal_across_processes() -> None:
     }
     assert len(prints) == 1
     assert len(prints.pop().strip()) == 64
-
-
-GOLDEN = Path(__file__).with_name("version_1.json")
-
-
-def golden_record() -> CallRecord:
-    """Return the model that the kept document of version 1 stands for."""
-    layer = CallRecord(nn.Linear, (2, 3), {"bias": False})
-    tape = [TapeEntry(("0",), "adjust", (TreeRef(("1",), "weight"), layer), {"rate": 0.5}, Where("train.py", 7))]
-    args = (layer, nn.GELU, torch.tanh, (1, {2.5, "x"}), {"b": [None, True], "a": slice(1, None)}, Options(0.1, ["t"]))
-    return CallRecord(Net, args, {"width": 4, "w": torch.tensor([1.5, -2.0])}, tape, Where("net.py", 3))
-
-
-def test_documents_of_version_1_are_read_for_ever() -> None:
-    """A document that an earlier replayml wrote gives the model that it gave then, and the same fingerprint."""
-    recipe = Recipe.from_json(GOLDEN.read_bytes())
-    assert_same(recipe.record(TRUST), golden_record())
-    assert recipe == Recipe.of(golden_record())
-    assert recipe.fingerprint == "6d463242be1dc1091c0fdf23f4b2c39eabae657429e2280043f7fa9594daaa89"
 
 
 def test_a_model_that_could_not_be_read_is_not_written() -> None:

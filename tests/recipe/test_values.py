@@ -10,6 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,20 @@ from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry
 from replayml.recipe import Codec, Limits, Recipe
 from replayml.recipe.tensors import DATA_LEAVES, little_endian
-from tests.recipe.samples import MONEY, TRUST, Access, Mode, Money, Net, Options, Pair, Point, assert_same, helper
+from tests.recipe.samples import (
+    MONEY,
+    TRUST,
+    Access,
+    Mode,
+    Money,
+    Net,
+    Options,
+    Pair,
+    Point,
+    Setup,
+    assert_same,
+    helper,
+)
 
 
 def written(value: Any) -> Any:
@@ -227,7 +241,7 @@ class _Local:
 
 
 REFUSED: list[tuple[Any, str, str]] = [
-    (Plain(), "no-data-form", r"Plain has no data form. Two ways out: name a function .*codecs=\[Codec"),
+    (Plain(), "no-data-form", r"Plain has no data form. Three ways out: name a function .*codecs=\[Codec"),
     (object(), "no-data-form", "builtins.object has no data form"),
     (Number(1), "no-data-form", "Number has no data form"),
     (defaultdict(list), "no-data-form", "defaultdict has no data form"),
@@ -356,3 +370,105 @@ def test_a_limit_can_be_raised_for_writing() -> None:
 def test_every_leaf_of_data_is_told_from_its_equals() -> None:
     """Tensors and arrays are objects with an identity; NumPy numbers are not."""
     assert {leaf.tag: leaf.has_identity for leaf in DATA_LEAVES} == {"$tensor": True, "$array": True, "$scalar": False}
+
+
+# pydantic models ----------------------------------------------------------------------------------------------------
+
+
+class Listed(pydantic.RootModel[list[int]]):
+    """A model of one value."""
+
+
+class Open(pydantic.BaseModel):
+    """Takes more than its fields."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    kind: Mode = Mode.FAST
+
+
+class Hidden(pydantic.BaseModel):
+    """Holds something that its fields do not tell."""
+
+    size: int = 1
+    _count: int = pydantic.PrivateAttr(default=0)
+
+
+class Lengthening(pydantic.BaseModel):
+    """Makes something else of its own fields."""
+
+    text: str
+
+    @pydantic.field_validator("text")
+    @classmethod
+    def longer(cls, text: str) -> str:
+        return text + "!"
+
+
+MODELS: list[Any] = [
+    Setup.model_validate({}),
+    Setup.model_validate({"learningRate": 0.5, "sizes": [1, 2], "inner": {"sizes": []}}),
+    Listed([1, 2]),
+    Open(),
+    Open.model_validate({"kind": Mode.SLOW, "more": [1, {"deep": 2}]}),
+    Hidden(size=3),
+]
+
+
+@pytest.mark.parametrize("value", MODELS, ids=repr)
+def test_a_pydantic_model_comes_back(value: Any) -> None:
+    """Fields, those beyond the declared ones, and which of them were given are kept; names are those of the class."""
+    recipe = Recipe.of(CallRecord(Net, (value, [value])))
+    record = Recipe.from_json(recipe.to_json()).record([*TRUST, Listed, Open, Hidden])
+    assert record.args[0] == value
+    assert record.args[0].model_fields_set == value.model_fields_set
+    assert record.args[0] is record.args[1][0]
+    assert Recipe.of(record) == recipe
+
+
+def test_a_pydantic_model_is_written_by_its_fields() -> None:
+    """The node holds every field by its name in the class, and the names of those that were given."""
+    node = written(Setup.model_validate({"learningRate": 0.5}))
+    assert node == {
+        "$pydantic": "tests.recipe.samples.Setup",
+        "fields": {"inner": None, "rate": 0.5, "sizes": []},
+        "set": ["rate"],
+    }
+
+
+def test_a_pydantic_model_that_does_not_remake_itself_is_refused() -> None:
+    """Private values, and validators that change what they have made, would be lost."""
+    hidden = Hidden()
+    hidden._count = 5
+    with pytest.raises(RecipeError, match=r"Hidden made from the fields of this one has another '_count'.*Three ways"):
+        written(hidden)
+    with pytest.raises(RecipeError, match="Lengthening made from the fields of this one has another 'text'"):
+        written(Lengthening(text="a"))
+    with pytest.raises(RecipeError, match=r"Setup cannot be made from its fields \(ValidationError"):
+        written(Setup.model_construct(rate=-1.0))
+
+
+def _pydantic(**node: Any) -> str:
+    whole = {"$pydantic": "tests.recipe.samples.Setup", "fields": {"rate": 0.5}, "set": ["rate"]} | node
+    call = {"$call": "tests.recipe.samples.Net", "args": [whole], "kwargs": {}}
+    return json.dumps({"format": "replayml.recipe", "version": 2, "packages": {}, "model": call})
+
+
+@pytest.mark.parametrize(
+    ("node", "code", "message"),
+    [
+        ({"fields": []}, "bad-value", "fields are an object"),
+        ({"set": ["sizes"]}, "bad-value", "'set' is a list of names of fields"),
+        ({"set": "rate"}, "bad-value", "'set' is a list of names of fields"),
+        ({"set": ["rate", "rate"]}, "not-canonical", "in sorted order, each once"),
+        ({"fields": {"rate": 0.5, "rat": 1}}, "bad-argument", "Setup has no field 'rat'"),
+        ({"fields": {"rate": -1.0}}, "bad-argument", "Setup refuses its fields: '1 validation error"),
+        ({"fields": {"rate": "fast"}}, "bad-argument", "Setup refuses its fields"),
+        ({"$pydantic": "tests.recipe.samples.Options"}, "wrong-kind", "is not a pydantic model"),
+        ({"$pydantic": "pydantic.BaseModel"}, "untrusted-name", "not known to this program, or not trusted"),
+    ],
+)
+def test_fields_that_a_pydantic_model_does_not_take_are_refused(node: Any, code: str, message: str) -> None:
+    """A file that gives other fields, or values that the model's validation refuses, is refused with its place."""
+    with pytest.raises(RecipeError, match=rf"(?s)^\[{code}\] at model\.args\[0\].*{message}"):
+        Recipe.from_json(_pydantic(**node)).record(TRUST)
+    assert Recipe.from_json(_pydantic()).record(TRUST).args == (Setup.model_validate({"learningRate": 0.5}),)

@@ -299,19 +299,21 @@ def test_every_form_of_metrics(metrics: Any, names: list[str], tmp_path: Path) -
 
 def test_a_class_is_a_metric_too() -> None:
     """A metric class stands for a metric without arguments."""
-    app = replayml.Regressor(network(1), metrics=[MeanAbsoluteError])
+    app = replayml.Regressor(network(1), metrics=[MeanAbsoluteError]).build(digits()[0][:1])
     assert app.test((digits()[0], digits()[1].float()), **QUIET)["test_meanabsoluteerror"] > 0
 
 
 def test_metrics_of_one_name_are_refused() -> None:
     """Two metrics of one name, or one that takes the name of the loss, are refused instead of overwritten."""
     with pytest.raises(
-        replayml.ConfigurationError, match=r"two metrics are called 'meanabsoluteerror'. Give them names"
+        replayml.ConfigurationError, match=r"two metrics of Application are called 'meanabsoluteerror'. Give them names"
     ):
         replayml.Application(metrics=[MeanAbsoluteError()], val_metrics=MeanAbsoluteError())
     with pytest.raises(replayml.ConfigurationError, match="cannot be called 'loss'"):
         replayml.Application(metrics={"loss": MeanAbsoluteError()})
-    with pytest.raises(replayml.ArgumentError, match=r"'accuracy' is no metric. Give a torchmetrics metric"):
+    with pytest.raises(
+        replayml.ArgumentError, match=r"metrics\[0\] of Application is 'accuracy', which is no metric. "
+    ):
         replayml.Application(metrics=["accuracy"])
 
 
@@ -511,7 +513,7 @@ def test_hooks_run_once_around_the_first_training() -> None:
     app.still(0)
     app.thaw(0)
     assert app.seen == []
-    app.validate(digits(), **QUIET)
+    app.build(digits()[0][:1]).validate(digits(), **QUIET)
     assert app.seen == []
     before = app.model[0].weight.clone()
     app.fit(digits(), max_epochs=2, batch_size=100, **QUIET)

@@ -328,6 +328,19 @@ def test_an_unknown_name_shows_the_nearest(trained: tuple[Model, LogHistory]) ->
         history.plot("acuracy")
 
 
+def test_it_reads_as_a_mapping_of_epoch_values(trained: tuple[Model, LogHistory]) -> None:
+    """Indexed by a name, the history lists one value per epoch; it iterates over the names, and is never falsy."""
+    _, history = trained
+    assert history["val_late"] == history.epoch["val_late"]["value"] == [7, 7]
+    assert "val_late" in history
+    assert "val_lat" not in history
+    assert list(history) == list(history.epoch)
+    with pytest.raises(KeyError, match=r"no metric 'val_lat' was logged\. Did you mean 'val_late'"):
+        history["val_lat"]
+    assert LogHistory()
+    assert list(LogHistory()) == []
+
+
 def test_every_n_steps_is_positive() -> None:
     """A step of zero or less is refused."""
     with pytest.raises(ConfigurationError, match="every_n_steps >= 1, got 0"):

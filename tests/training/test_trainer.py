@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningDataModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import DataLoader
@@ -166,6 +167,37 @@ def test_a_tuner_works_with_it(tmp_path: Path) -> None:
     assert trainer.history == LogHistory()
     trainer.fit(model, loader(), loader(8))
     assert trainer.history.epoch["val_loss"]["epoch"] == [0]
+
+
+def test_callbacks_are_taken_out_and_exchanged_later() -> None:
+    """Deeplay's methods take out the history or the progress bar, or put one of Lightning's in its place."""
+    trainer = Trainer(**QUIET, max_epochs=1)
+    trainer.tqdm_progress_bar(refresh_rate=5)
+    assert type(trainer.progress_bar_callback) is TQDMProgressBar
+    assert trainer.progress_bar_callback.refresh_rate == 5
+    trainer.rich_progress_bar(leave=True)
+    assert type(trainer.progress_bar_callback) is RichProgressBar
+    trainer.disable_progress_bar()
+    assert trainer.progress_bar_callback is None
+    trainer.disable_history()
+    with pytest.raises(ConfigurationError, match="keeps no history, for it was taken out"):
+        _ = trainer.history
+    trainer.fit(Regression(), loader())
+
+
+def test_saving_logs_nothing_about_what_was_not_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint is written as Lightning writes it, optimizers included or not, without a line about a default."""
+    trainer = Trainer(**QUIET, max_epochs=1)
+    trainer.fit(Regression(), loader())
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        trainer.save_checkpoint(tmp_path / "all.ckpt")
+        trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    assert "weights_only" not in caplog.text
+    assert "optimizer_states" in torch.load(tmp_path / "all.ckpt", weights_only=True)
+    assert "optimizer_states" not in torch.load(tmp_path / "weights.ckpt", weights_only=True)
+    assert list(inspect.signature(Trainer.save_checkpoint).parameters) == list(
+        inspect.signature(lightning.Trainer.save_checkpoint).parameters
+    )
 
 
 def test_neither_warnings_nor_logging_are_changed(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -19,9 +20,20 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from replayml.core.errors import CheckpointError
-from replayml.training.randomness import fixed_randomness
+from replayml.recipe.randomness import fixed_randomness
 
-__all__ = ["assign", "differences", "own_memory", "shapes", "skeleton"]
+__all__ = [
+    "Form",
+    "assign",
+    "differences",
+    "forms",
+    "listed",
+    "normal_name",
+    "own_memory",
+    "put",
+    "require_fit",
+    "skeleton",
+]
 
 T = TypeVar("T")
 
@@ -32,6 +44,8 @@ MAPPED = "_weights_are_mapped"
 _LEAST_MATCH = 0.1
 _MOST_PLACES = 10
 
+_LOAD_HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+_EXTRA_STATE = "_extra_state"
 _CHILDREN = ("_parameters", "_buffers", "_modules")
 
 
@@ -87,31 +101,61 @@ def normal_name(name: str) -> str:
     return name.replace(COMPILED, "")
 
 
-def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
-    """Return the shape of everything in a ``state_dict``, by normal name; None for what is no tensor or has none."""
+class Form(NamedTuple):
+    """What must agree between a weight in a file and one of a model.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type; floating point ones are as good as one another, and so are complex ones.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def kind(self) -> str:
+        """The type, as far as it must agree."""
+        if self.dtype.is_floating_point:
+            return "floating point"
+        return "complex" if self.dtype.is_complex else str(self.dtype)
+
+
+def forms(state: Mapping[str, Any]) -> dict[str, Form | None]:
+    """Return the form of everything in a ``state_dict``, by normal name; None for what is no tensor or has none."""
     return {
-        normal_name(name): tuple(value.shape) if isinstance(value, torch.Tensor) and not is_lazy(value) else None
+        normal_name(name): Form(tuple(value.shape), value.dtype)
+        if isinstance(value, torch.Tensor) and not is_lazy(value)
+        else None
         for name, value in state.items()
     }
 
 
-def differences(
-    found: Mapping[str, tuple[int, ...] | None], expected: Mapping[str, tuple[int, ...] | None]
-) -> dict[str, list[str]]:
+def differences(found: Mapping[str, Form | None], expected: Mapping[str, Form | None]) -> dict[str, list[str]]:
     """Return what differs between the weights in a file and those of a model, grouped by path.
 
     Example:
-        >>> differences({"a.weight": (2, 3)}, {"a.weight": (2, 4), "a.bias": (2,)})
+        >>> found = forms({"a.weight": torch.zeros(2, 3)})
+        >>> differences(found, forms({"a.weight": torch.zeros(2, 4), "a.bias": torch.zeros(2)}))
         {'missing': ['a (bias)'], 'of another shape': ['a.weight: (2, 3) in the file, (2, 4) in the model']}
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    mismatched = [
-        f"{name}: {'no tensor' if found[name] is None else found[name]} in the file, {shape} in the model"
-        for name, shape in expected.items()
-        if shape is not None and found.get(name, shape) != shape
-    ]
-    groups = {"missing": _by_path(missing), "unexpected": _by_path(unexpected), "of another shape": mismatched}
+    shapes, types = [], []
+    for name, form in expected.items():
+        given = found.get(name, form)
+        if form is None or given == form:
+            continue
+        if given is None or given.shape != form.shape:
+            what = "no tensor" if given is None else given.shape
+            shapes.append(f"{name}: {what} in the file, {form.shape} in the model")
+        elif given.kind != form.kind:
+            types.append(f"{name}: {given.dtype} in the file, {form.dtype} in the model")
+    groups = {
+        "missing": _by_path(missing),
+        "unexpected": _by_path(unexpected),
+        "of another shape": shapes,
+        "of another type": types,
+    }
     return {title: names for title, names in groups.items() if names}
 
 
@@ -135,7 +179,13 @@ def listed(groups: Mapping[str, list[str]]) -> str:
 # Assigning ------------------------------------------------------------------------------------------------------
 
 
-def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Callable[[], nn.Module]) -> None:
+def assign(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    strict: bool,
+    make: Callable[[], nn.Module],
+    follow_type: bool = True,
+) -> None:
     """Give a model the tensors of a ``state_dict``, as they are, without copying them.
 
     Args:
@@ -143,6 +193,7 @@ def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Calla
         state: The tensors by name.
         strict: Whether the file must have what the model has, and nothing else.
         make: Makes the model with all its values, for what the file does not hold.
+        follow_type: Give buffers that are not saved the type that the file gives to all weights alike.
 
     Raises:
         CheckpointError: When the weights do not fit.
@@ -150,11 +201,11 @@ def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Calla
     own = model.state_dict()
     names = {normal_name(name): name for name in own}
     given = {names.get(normal_name(name), name): value for name, value in state.items()}
-    _check(model, shapes(given), shapes(own), strict)
+    require_fit(model, forms(given), strict)
     old = {name: tensor.dtype for name, tensor in model.named_parameters() if tensor.is_floating_point()}
     tied = _tied(model)
     try:
-        model.load_state_dict(given, strict=False, assign=True)
+        _Assignment(given).to(model)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the weights do not fit {type(model).__name__}: {' '.join(str(error).split())}"
@@ -162,20 +213,87 @@ def assign(model: nn.Module, state: Mapping[str, Any], strict: bool, make: Calla
     for group in tied:
         source = next((name for name in group if name in given), group[0])
         for name in group:
-            _put(model, name, _get(model, source))
+            put(model, name, _get(model, source))
     _complete(model, make, given)
-    _follow_type(model, old)
+    if follow_type:
+        _follow_type(model, old)
 
 
-def _check(
-    model: nn.Module,
-    found: Mapping[str, tuple[int, ...] | None],
-    expected: Mapping[str, tuple[int, ...] | None],
-    strict: bool,
-) -> None:
+class _Assignment:
+    """Assigns the tensors of a ``state_dict``, as torch does, but in a time that grows with their number only.
+
+    Torch hands each module a copy of all that may concern it. Most modules only want their own tensors.
+
+    Args:
+        given: The tensors by name.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+        self._names = sorted(given)
+
+    def to(self, model: nn.Module) -> None:
+        """Give a model its tensors."""
+        if _own_method(model, "load_state_dict"):
+            model.load_state_dict(self._given, strict=False, assign=True)
+        else:
+            self._assign(model, "")
+
+    def _assign(self, module: nn.Module, prefix: str) -> None:
+        if _own_method(module, "_load_from_state_dict", "torch.nn.modules.module") or any(
+            getattr(module, hooks) for hooks in _LOAD_HOOKS
+        ):
+            nn.Module.load_state_dict(module, self._below(prefix), strict=False, assign=True)
+            return
+        for name, parameter in list(module._parameters.items()):
+            value = self._given.get(prefix + name)
+            if parameter is not None and value is not None:
+                is_parameter = isinstance(value, nn.Parameter)
+                new = value if is_parameter else nn.Parameter(value, requires_grad=parameter.requires_grad)
+                setattr(module, name, new.requires_grad_(parameter.requires_grad))
+        for name in module._buffers.keys() - module._non_persistent_buffers_set:
+            value = self._given.get(prefix + name)
+            if module._buffers[name] is not None and value is not None:
+                setattr(module, name, value)
+        if prefix + _EXTRA_STATE in self._given and _own_method(module, "set_extra_state", "torch.nn.modules.module"):
+            module.set_extra_state(self._given[prefix + _EXTRA_STATE])
+        for name, child in module._modules.items():
+            if child is not None:
+                self._assign(child, f"{prefix}{name}.")
+
+    def _below(self, prefix: str) -> dict[str, Any]:
+        """Return the tensors whose names start so, by the rest of their names."""
+        found = {}
+        for index in range(bisect_left(self._names, prefix), len(self._names)):
+            name = self._names[index]
+            if not name.startswith(prefix):
+                break
+            found[name.removeprefix(prefix)] = self._given[name]
+        return found
+
+
+def _own_method(module: nn.Module, name: str, *homes: str) -> bool:
+    """Tell whether a class has a method of its own, which is not from torch, Lightning or here (or from a home)."""
+    home: str = getattr(type(module), name).__module__
+    return home not in homes if homes else home.partition(".")[0] not in ("lightning", "replayml", "torch")
+
+
+def require_fit(model: nn.Module, found: Mapping[str, Form | None], strict: bool = True) -> None:
+    """Raise when the weights of a file are not those of a model.
+
+    Args:
+        model: The model; its weights need no memory.
+        found: The forms of the weights in the file, by normal name.
+        strict: Whether the file must have what the model has, and nothing else.
+
+    Raises:
+        CheckpointError: When they do not fit.
+    """
+    expected = forms(model.state_dict())
     groups = differences(found, expected)
     matching = sum(name in found for name in expected)
-    if "of another shape" in groups or (strict and groups):
+    is_other = "of another shape" in groups or "of another type" in groups
+    if is_other or (strict and groups):
         hint = "" if strict or len(groups) > 1 else " strict=False does not change that"
         raise CheckpointError(f"the weights do not fit {type(model).__name__}: {listed(groups)}.{hint}")
     if expected and matching < _LEAST_MATCH * len(expected):
@@ -203,7 +321,8 @@ def _get(model: nn.Module, name: str) -> Any:
     return getattr(model.get_submodule(path), last)
 
 
-def _put(model: nn.Module, name: str, tensor: Any) -> None:
+def put(model: nn.Module, name: str, tensor: Any) -> None:
+    """Put a tensor in the place of another one, by name."""
     path, _, last = name.rpartition(".")
     setattr(model.get_submodule(path), last, tensor)
 

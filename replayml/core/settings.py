@@ -1,0 +1,112 @@
+"""What is set on a module: at each place where it stands, and at the place where it is expected to stand.
+
+Invariants:
+    * A setting or an edit is put at every place of its module, and its maker knows about it.
+    * What is in force for a module is the same at all its places.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replayml.core import tags
+from replayml.core.config import Config, Edit, Node, Setting, place, winner
+from replayml.core.journal import note
+from replayml.core.record import NOTHING
+from replayml.core.tape import Path
+
+__all__ = ["add_edit", "add_setting", "config_of", "in_force", "nodes_of", "put", "settings_of"]
+
+
+def config_of(top: Any) -> Config:
+    """Return the config of a root; it is made when there is none."""
+    record = top._record
+    if record.config is None:
+        record.config = Config(top)
+        note(setattr, record, "config", None)
+    return record.config  # type: ignore[no-any-return]
+
+
+def add_setting(module: Any, name: str, setting: Setting) -> None:
+    """Put a setting on a module, at each place where the module stands."""
+    for top, path in tags.paths(module):
+        put(config_of(top).ensure(path), name, setting)
+
+
+def add_edit(module: Any, edit: Edit) -> None:
+    """Put an edit on a module, at each place where the module stands."""
+    for top, path in tags.paths(module):
+        put(config_of(top).ensure(path), None, edit)
+
+
+def put(node: Node, name: str | None, thing: Setting | Edit) -> None:
+    """Put a setting (under its name) or an edit (name None) into a node, and tell its maker."""
+    placed = place(node, name, thing)
+    maker = thing.maker
+    if maker is None:
+        return
+    if isinstance(maker, Edit):
+        maker.made.append(placed)
+    else:
+        record = maker._record
+        if record.made is None:
+            record.made = []
+        record.made.append(placed)
+
+
+def nodes_of(module: Any) -> list[Node]:
+    """Return the config nodes at all places where the module stands."""
+    found = []
+    for top, path in tags.paths(module):
+        config = top._record.config
+        node = None if config is None else config.find(path)
+        if node is not None:
+            found.append(node)
+        if top._record.expected is not None:
+            maker, slots = top._record.expected
+            found += _nodes_at(maker, (*slots, *path))
+    return found
+
+
+def _nodes_at(module: Any, slots: Path) -> list[Node]:
+    """Return the config nodes of a place below a module, which stands somewhere or is expected to."""
+    found = []
+    for top, path in tags.paths(module):
+        config = top._record.config
+        node = None if config is None else config.find((*path, *slots))
+        if node is not None:
+            found.append(node)
+        if top._record.expected is not None:
+            maker, above = top._record.expected
+            found += _nodes_at(maker, (*above, *path, *slots))
+    return found
+
+
+def settings_of(module: Any) -> dict[str, Setting]:
+    """Return the setting in force for each name that somebody set on the module."""
+    nodes = nodes_of(module)
+    if nodes and not module._record.links and module._record.expected is not None:
+        module._record.speculative = True
+    return in_force(nodes, module)
+
+
+def in_force(nodes: list[Node], module: Any) -> dict[str, Setting]:
+    """Return the setting of each name that counts, of those at some nodes."""
+    if not nodes:
+        return NOTHING  # type: ignore[no-any-return]
+    owner = _future_root(module)
+    if len(nodes) == 1:
+        return {name: winner(settings, owner) for name, settings in nodes[0].items.items() if settings}
+    candidates: dict[str, list[Setting]] = {}
+    for node in nodes:
+        for name, settings in node.items.items():
+            known = candidates.setdefault(name, [])
+            known += [setting for setting in settings if not any(setting is other for other in known)]
+    return {name: winner(settings, owner) for name, settings in candidates.items() if settings}
+
+
+def _future_root(module: Any) -> Any:
+    top = tags.root(module)
+    while top._record.expected is not None:
+        top = tags.root(top._record.expected[0])
+    return top

@@ -1,0 +1,361 @@
+"""Saving a model and loading it: `Module.save` and `replayml.load`.
+
+    save: recipe ─► dry run: would it load? ─► write      load: recipe ─► dry run ─► compare ─► read, assign
+
+Invariants:
+    * A model that would not load is not saved: what is in it must be what its recipe makes again, ties included.
+    * Keys, shapes and types are compared with what the recipe makes before a tensor is read.
+    * Loading initialises no weight that the file gives, copies none, and leaves the global generators alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from replayml.core.copying import describe
+from replayml.core.errors import CheckpointError, SelectionError, suggestion
+from replayml.core.replay import realize
+from replayml.core.tags import walk
+from replayml.core.tape import CallRecord
+from replayml.module.gathering import gathered, is_first_process, is_sharded, require_values, shared
+from replayml.module.sizes import (
+    BUILD_DTYPE,
+    built_again,
+    default_dtype,
+    read_sizes,
+    remember_call,
+    sizes_of,
+    write_sizes,
+)
+from replayml.recipe import weights
+from replayml.recipe.codecs import Codec
+from replayml.recipe.faults import noting
+from replayml.recipe.files import ModelFile, read_model_file
+from replayml.recipe.format import Limits
+from replayml.recipe.metering import free_memory, measured, rehearse
+from replayml.recipe.recipe import Recipe
+from replayml.recipe.state import DEFAULT_DTYPES, State
+from replayml.recipe.storing import Content, form_for, write_model_file
+
+__all__ = ["content_of", "load", "load_file", "save"]
+
+_LIMITS = Limits()
+_UNLIMITED = Limits(memory=2**62, tensors=2**62, modules=2**62, seconds=float("inf"))
+_TRAINING = "replayml.training"
+_COMPILED = "_orig_mod"
+CHECKPOINT = ".ckpt"
+
+
+# Saving ---------------------------------------------------------------------------------------------------------
+
+
+def save(
+    model: Any, path: str | os.PathLike[str], *, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool = False
+) -> None:
+    """Write a model: see `replayml.module.module.Module.save`."""
+    form_for(path)
+    content = content_of(model, codecs, allow_pickle)
+    if not is_sharded(model) or is_first_process():
+        write_model_file(path, content)
+
+
+def content_of(model: Any, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool = False) -> Content:
+    """Return what a model file of a model holds, once it is known that it would load.
+
+    Args:
+        model: The model, built or not.
+        codecs: How to write values of the user's own types.
+        allow_pickle: As for `Recipe.of`.
+
+    Raises:
+        RecipeError: When something has no data form.
+        CheckpointError: When the model is not what its recipe makes.
+    """
+    is_built = model._record.built
+    if is_built and model.is_external:
+        raise CheckpointError(
+            f"this {type(model).__name__} has become another object when it was built, and has no weights itself. "
+            "Save the module that it stands in, or the state_dict() of the object"
+        )
+    recipe = Recipe.of(describe(model), codecs=codecs, built=is_built, allow_pickle=allow_pickle).to_json()
+    if not is_built:
+        return Content(recipe)
+    dtype = model.__dict__.get(BUILD_DTYPE, torch.get_default_dtype())
+    remade = _remade(model, dtype)
+    state = _weights_of(model)
+    groups = shared(state)
+    _require_same(model, remade, state, groups)
+    ties = {name: first for first, *others in groups for name in others}
+    return Content(
+        recipe,
+        State(
+            recipe=hashlib.sha256(recipe.encode()).hexdigest(),
+            sizes=write_sizes(sizes_of(model)),
+            dtype=dtype,
+            modes=_modes(model),
+            frozen=_frozen(model),
+            ties=ties,
+            buffers=_unsaved(model, state),
+        ),
+        gathered({name: tensor for name, tensor in state.items() if name not in ties}),
+    )
+
+
+def _remade(model: Any, dtype: torch.dtype) -> nn.Module:
+    """Return what loading would make of a built model, without its weights."""
+
+    def make() -> nn.Module:
+        with default_dtype(dtype):
+            result: nn.Module = built_again(realize(describe(model)), sizes_of(model))
+            return result
+
+    try:
+        made: nn.Module | None = rehearse(make, _UNLIMITED).made
+        return weights.skeleton(make) if made is None else made
+    except Exception as error:
+        error.add_note(f"while making {type(model).__name__} again, as loading it would")
+        raise
+
+
+def _weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the ``state_dict`` of a model by normal names."""
+    return {weights.normal_name(name): require_values(name, value) for name, value in model.state_dict().items()}
+
+
+def _require_same(
+    model: nn.Module, remade: nn.Module, state: Mapping[str, torch.Tensor], groups: Sequence[Sequence[str]]
+) -> None:
+    """Raise when a model is not what its recipe makes."""
+    expected = {weights.normal_name(name): value for name, value in remade.state_dict().items()}
+    found = weights.differences(weights.forms(state), weights.forms(expected))
+    tensors = {name: value for name, value in expected.items() if isinstance(value, torch.Tensor)}
+    ours, theirs = ({frozenset(group) for group in each} for each in (groups, shared(tensors)))
+    for title, changed in (("made one", ours - theirs), ("no longer one", theirs - ours)):
+        if changed:
+            found[title] = sorted(" and ".join(sorted(group)) for group in changed)
+    if not found:
+        kinds, others = _kinds(model), _kinds(remade)
+        paths = [path for path in kinds | others if kinds.get(path) != others.get(path)]
+        found = {"other modules": [path or "the model itself" for path in paths]} if paths else {}
+    if found:
+        raise CheckpointError(
+            f"{type(model).__name__} was changed after its build, and its recipe does not make it so; in the model, "
+            f"against its recipe: {weights.listed(found)}. It would be another one when it is loaded, so it is not "
+            "saved. Make the change before the build, or in a method that is decorated with @replayml.after_build"
+        )
+
+
+def _kinds(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Return the class of each module by path, and of torch's own the settings as well."""
+    kinds = {}
+    for path, module in _modules(model):
+        cls = next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed"))
+        settings = module.extra_repr() if cls.__module__.startswith("torch.nn.modules.") else ""
+        kinds[path] = (f"{cls.__module__}.{cls.__qualname__}", settings)
+    return kinds
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each module with its normal path; what ``torch.compile`` put around one comes before it."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        yield ".".join(name for name in path.split(".") if name != _COMPILED), module
+
+
+def _modes(model: nn.Module) -> dict[str, bool]:
+    """Return whether modules are in training mode, of those that are not as the one above."""
+    modes = {path: module.training for path, module in _modules(model)}
+    return {path: mode for path, mode in modes.items() if not path or mode != modes[path.rpartition(".")[0]]}
+
+
+def _frozen(model: nn.Module) -> tuple[str, ...]:
+    return tuple(
+        weights.normal_name(name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    )
+
+
+def _unsaved(model: nn.Module, saved: Iterable[str]) -> dict[str, torch.dtype]:
+    """Return the types of the floating point buffers that no file holds."""
+    names = {weights.normal_name(name): buffer for name, buffer in model.named_buffers(remove_duplicate=False)}
+    return {
+        name: buffer.dtype
+        for name, buffer in names.items()
+        if name not in saved and str(buffer.dtype) in DEFAULT_DTYPES
+    }
+
+
+# Loading --------------------------------------------------------------------------------------------------------
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    at: str | None = None,
+    trust: Sequence[object] = (),
+    rename: Mapping[str, str] | None = None,
+    map_location: torch.device | str | None = None,
+    weights: bool = True,
+    allow_pickle: bool = False,
+    limits: Limits = _LIMITS,
+) -> Any:
+    """Return the model of a model file, without knowing its class or its arguments.
+
+    Its weights stay in the file until they are used, and its modes, frozen parameters, types and ties are those that
+    it was saved with.
+
+    Args:
+        path: A ``.replayml`` file, a folder that `Module.save` or `Module.save_pretrained` wrote, or a checkpoint
+            (``.ckpt``) of an application.
+        at: Return this part of the model only, such as ``"model.backbone"``.
+        trust: Classes, functions and codecs of yours, as objects, that the file may name, besides replayml modules
+            that the program has imported and torch's own layers.
+        rename: Names in the file, and those that the same things have now.
+        map_location: Where to put the weights; the CPU by default.
+        weights: Whether to load the weights; without them the model is returned unbuilt.
+        allow_pickle: Open values that were saved as pickles. This runs whatever code their author put into them.
+        limits: How much the file may hold, and how much may come of it.
+
+    Returns:
+        The model: built, if it was when it was saved.
+
+    Raises:
+        RecipeError: When it is no model file, was changed, or is not safe to follow.
+        CheckpointError: When the weights do not fit the model that the recipe makes.
+        SelectionError: When there is nothing at ``at``.
+
+    Example:
+        >>> import tempfile, torch, replayml
+        >>> mlp = replayml.MultiLayerPerceptron(4, [8], 2).build()
+        >>> path = tempfile.mkdtemp() + "/mlp.replayml"
+        >>> mlp.save(path)
+        >>> x = torch.randn(3, 4)
+        >>> bool((replayml.load(path)(x) == mlp(x)).all())
+        True
+    """
+    path = Path(path)
+    options: dict[str, Any] = {"trust": tuple(trust), "rename": rename, "allow_pickle": allow_pickle}
+    if path.suffix == CHECKPOINT and not path.is_dir():
+        model = _load_checkpoint(path, map_location, weights, options, limits)
+        return model if at is None else _part(model, at)
+    file = read_model_file(path, limits=limits)
+    return load_file(file, at=at, map_location=map_location, weights=weights, limits=limits, **options)
+
+
+def _load_checkpoint(
+    path: Path, map_location: Any, with_weights: bool, options: Mapping[str, Any], limits: Limits
+) -> Any:
+    """Return the application of a checkpoint. Only this needs Lightning."""
+    checkpoint = importlib.import_module(f"{_TRAINING}.checkpoint")
+    application = importlib.import_module(f"{_TRAINING}.application").Application
+    if not with_weights:
+        return checkpoint.load_unbuilt(application, path, limits=limits, **options)
+    return checkpoint.load(application, path, map_location=map_location, strict=None, limits=limits, **options)
+
+
+def load_file(
+    file: ModelFile,
+    *,
+    at: str | None = None,
+    map_location: torch.device | str | None = None,
+    weights: bool = True,
+    limits: Limits = _LIMITS,
+    **options: Any,
+) -> Any:
+    """Return the model of an opened model file; the arguments are those of `load`."""
+    recipe = Recipe.from_json(file.recipe, limits=limits)
+    if any(name.startswith(f"{_TRAINING}.") for name in recipe.names):
+        with noting("this model is an application, which takes Lightning: pip install lightning"):
+            importlib.import_module(_TRAINING)  # a program that imported replayml knows replayml's own applications
+    if file.state is None or not weights:
+        model = recipe.model(**options)
+        return model if at is None else _part(model, at).new()
+    return _Loader(file, recipe.record(**options), at, limits).model(map_location)
+
+
+class _Loader:
+    """Loads a built model, or a part of it.
+
+    Args:
+        file: The file.
+        record: The model, before it is an object.
+        at: The path of the part, or None.
+        limits: How much may come of it.
+    """
+
+    def __init__(self, file: ModelFile, record: CallRecord, at: str | None, limits: Limits) -> None:
+        assert file.state is not None
+        self._file = file
+        self._record = record
+        self._at = at
+        self._state = file.state
+        self._sizes = read_sizes(file.state.sizes)
+        memory = free_memory() // 2 + file.nbytes if limits.memory is None else limits.memory
+        self._limits = replace(limits, memory=memory)  # what stands in the file is mapped, not allocated
+
+    def model(self, map_location: torch.device | str | None) -> Any:
+        """Return the model with its weights."""
+        device = torch.device("cpu" if map_location is None else map_location)
+        model = measured(lambda: weights.skeleton(self._make), self._limits)
+        prefix = "" if self._at is None else f"{self._at}."
+        names = {name.removeprefix(prefix): name for name in self._file.names if name.startswith(prefix)}
+        weights.require_fit(model, {name: self._form(stored) for name, stored in names.items()})
+        if device.type != "meta":
+            self._file.check()
+        tensors = {stored: self._file.tensor(stored) for stored in {*map(self._stored, names.values())}}
+        given = {name: tensors[self._stored(stored)] for name, stored in names.items()}
+        weights.assign(model, given, strict=True, make=self._make, follow_type=False)
+        self._restore(model, prefix)
+        remember_call(model, lambda: realize(self._record))
+        return model.to(device) if device.type != "cpu" else model
+
+    def _form(self, name: str) -> weights.Form:
+        entry = self._file.entry(name)
+        return weights.Form(entry.shape, entry.dtype)
+
+    def _stored(self, name: str) -> str:
+        return self._file.ties.get(name, name)
+
+    def _make(self) -> Any:
+        with default_dtype(self._state.dtype):
+            model = built_again(realize(self._record), self._sizes)
+        _set_modes(model, self._state.modes)
+        return model if self._at is None else _part(model, self._at)
+
+    def _restore(self, model: nn.Module, prefix: str) -> None:
+        """Give a model what the file tells beside the tensors."""
+        frozen = frozenset(self._state.frozen)
+        for name, parameter in model.named_parameters():
+            is_trained = prefix + weights.normal_name(name) not in frozen
+            parameter.requires_grad_(is_trained and (parameter.is_floating_point() or parameter.is_complex()))
+        for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+            dtype = self._state.buffers.get(prefix + weights.normal_name(name))
+            if dtype is not None and dtype is not buffer.dtype:
+                weights.put(model, name, buffer.to(dtype))
+
+
+def _set_modes(model: nn.Module, modes: Mapping[str, bool]) -> None:
+    """Put modules into the modes that they were saved in."""
+    found = {"": modes.get("", True)}
+    for path, module in _modules(model):
+        if path:
+            found[path] = modes.get(path, found[path.rpartition(".")[0]])
+        module.training = found[path]
+
+
+def _part(model: Any, at: str) -> Any:
+    """Return the module at a path."""
+    found = walk(model, tuple(at.split(".")))
+    if found is None:
+        names = [name for name, _ in model.named_modules() if name]
+        raise SelectionError(f"the model has nothing at {at!r}.{suggestion(at, names)}")
+    return found

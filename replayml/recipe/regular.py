@@ -1,0 +1,65 @@
+"""Opening what must be a regular file: no folder, no pipe, no device, whatever a path says.
+
+Invariants:
+    * Nothing is read of what is no regular file, and opening a pipe does not wait for its other end.
+    * What was opened stays the same file, also when another one takes its place meanwhile.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from replayml.core.errors import RecipeError
+
+__all__ = ["map_file", "read_file"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """Give the descriptor of a file and its size in bytes."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise RecipeError("not-regular", str(path), f"this is {kind}. Nothing was read. Name a file")
+        yield descriptor, found.st_size
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Return the bytes of a small file.
+
+    Args:
+        path: The file.
+        limit: How many bytes it may have.
+
+    Raises:
+        RecipeError: When it is larger, or no regular file.
+        OSError: When it cannot be opened.
+    """
+    with _opened(path) as (descriptor, size):
+        if size > limit:
+            raise RecipeError("too-large", str(path), f"the file has {size} bytes; at most {limit} are read")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(limit)
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Return a file as memory that is read when it is used; writing to the memory changes no file.
+
+    Raises:
+        RecipeError: When it is empty, or no regular file.
+        OSError: When it cannot be opened.
+    """
+    with _opened(path) as (descriptor, size):
+        if not size:
+            raise RecipeError("wrong-size", str(path), "the file is empty. Take a whole copy of it")
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)

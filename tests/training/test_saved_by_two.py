@@ -1,0 +1,76 @@
+"""What two processes save together, one process loads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import replayml
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys
+import torch
+torch.set_num_threads(1)
+import replayml
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from pathlib import Path
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from tests.training.applications import QUIET, digits, loader, network
+
+class Sharded(replayml.Classifier):
+    def configure_model(self):
+        super().configure_model()
+        if self.device_mesh is not None:
+            for layer in (self.model[0], self.model[2]):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+def main():
+    strategy, folder = sys.argv[1], Path(sys.argv[2])
+    made = DDPStrategy() if strategy == "ddp" else ModelParallelStrategy(save_distributed_checkpoint=False)
+    app = Sharded(network(inputs=64), num_classes=10)
+    trainer = app.fit(loader(digits()), max_epochs=1, **{**QUIET, "strategy": made, "devices": 2})
+    assert isinstance(app.model[0].weight, DTensor) == (strategy == "sharded")
+    trainer.save_checkpoint(folder / "app.ckpt")
+    app.save(folder / "app.replayml")
+    app.save(folder / "app")
+    whole = {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in app.state_dict().items()
+    }
+    if trainer.is_global_zero:
+        torch.save(whole, folder / "expected.pt")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path) -> None:
+    """Under DDP, and with weights sharded by FSDP2, checkpoint, model file and folder hold the whole weights."""
+    (tmp_path / "train.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "train.py"), strategy, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    expected = torch.load(tmp_path / "expected.pt")
+    for name in ("app.ckpt", "app.replayml", "app"):
+        app = replayml.load(tmp_path / name, rename={"__main__.Sharded": "replayml.training.classifier.Classifier"})
+        assert type(app) is replayml.Classifier
+        state = app.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
