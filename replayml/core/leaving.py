@@ -101,12 +101,10 @@ def _things(top: Any, path: Path) -> Iterator[Thing]:
 
 def _taken_out_by(maker: Any, module: Any, slots: Path) -> Callable[[], None]:
     """Return what lets a module that an ``__init__`` takes out take along what this ``__init__`` had set on it."""
-    if not maker._record.made:
-        return _nothing
     found: dict[tuple[Path, str | None, int], Thing] = {}
     entries: dict[int, TapeEntry] = {}
     for top, path in tags.paths(maker):
-        config = top._record.config
+        config = top._record.config if maker._record.made else None
         for at, node in () if config is None else list(config.below((*path, *slots))):
             below = at[len(path) + len(slots) :]
             things: list[tuple[str | None, Any]] = [(None, edit) for edit in node.edits]
@@ -142,10 +140,6 @@ def _put_once(top: Any, path: Path, name: str | None, thing: Setting | Edit) -> 
     kept: list[Any] = node.edits if name is None else node.items.get(name, [])
     if all(one.serial != thing.serial for one in kept):
         put(node, name, thing)
-
-
-def _nothing() -> None:
-    """Do nothing: nothing goes along."""
 
 
 def _first_maker(thing: Setting | Edit) -> Any:

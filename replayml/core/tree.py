@@ -150,9 +150,9 @@ def _stand_back(gone: Any) -> None:
     inside = subtree(gone)
     for module in inside.values():
         links = module._record.links
-        if len(links) > 1 and id(links[0][0]) in inside:
+        if len(links) > 1 and tags.root(module) is gone:
             note(setattr, module._record, "links", links)
-            module._record.links = sorted(links, key=lambda link: id(link[0]) in inside)
+            module._record.links = sorted(links, key=lambda link: all(top is gone for top in tags.roots(link[0])))
 
 
 def _unlink(record: Any, parent: Any, slots: Path) -> None:

@@ -261,7 +261,7 @@ def perform(model: Any, edit: Any) -> None:
     elif what == "setitem":
         lists[rest[0]] = make(rest[1], 3)
     elif what == "rotate":
-        # An element that the model was given would be one object, and in a copy two: the one given and the one appended.
+        # An element that the model was given is one object, and in a copy two: the given and the appended one.
         if len(lists) and not any(lists[0] is given for module in _all(model) for given in _given_to(module)):
             lists.append(lists.pop(0))
     elif what == "unknown":

@@ -78,6 +78,7 @@ def plans(draw: st.DrawFn) -> Plan:
 changes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=6)
 
 
+@settings(max_examples=1000)
 @given(plans(), changes)
 def test_the_setting_that_wins_is_the_oracles(plan: Plan, edits: list[tuple[int, int]]) -> None:
     """After each of the user's settings every level has the value that user, outer and later settings give it."""
