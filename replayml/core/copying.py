@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from replayml.core import tags
@@ -106,7 +106,7 @@ class _Copier:
             and not (is_below and any(root is above for above in self._above))
             and not self._made_again(root._record.maker)
         ]
-        return with_settings_from_above(owner, others, self._is_known) if others else record
+        return with_settings_from_above(owner, others, self._is_known, self._told) if others else record
 
     def _entries(self, tape: list[TapeEntry]) -> Iterator[TapeEntry]:
         for entry in tape:
@@ -148,7 +148,10 @@ def _nothing(thing: Setting | Edit) -> bool:
 
 
 def with_settings_from_above(
-    module: Any, roots: list[Any], is_known: Callable[[Setting | Edit], bool] = _nothing
+    module: Any,
+    roots: list[Any],
+    is_known: Callable[[Setting | Edit], bool] = _nothing,
+    told_already: Collection[int] = (),
 ) -> CallRecord:
     """Return the record of a module as if all that is in force for it below some roots had been set by the user.
 
@@ -156,6 +159,7 @@ def with_settings_from_above(
         module: The module.
         roots: The roots.
         is_known: Tells what comes about without the record.
+        told_already: The serials of calls that are made without the record.
     """
     record = module._record
     found: list[tuple[tuple[int, bool, int], TapeEntry]] = []
@@ -183,7 +187,7 @@ def with_settings_from_above(
             for edit in node.edits
             if counts(edit) and edit.serial in (below._record.applied or ())
         ]
-    found += [((0, True, serial), entry) for serial, entry in calls.items()]
+    found += [((0, True, serial), entry) for serial, entry in calls.items() if serial not in told_already]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
     return CallRecord(call.cls, call.args, call.kwargs, call.tape + entries, call.where)

@@ -31,7 +31,7 @@ from torch import nn
 from replayml.core import tags
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
-from replayml.core.journal import note, transaction
+from replayml.core.journal import note, note_containers, transaction
 from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, read_once, scope
 from replayml.core.record import HookCall, Record
 from replayml.core.references import recorded, refer
@@ -56,6 +56,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+TORCH_TABLES = frozenset(vars(nn.Module()))  # their changes are noted where they are made
 PHASES = frozenset({"before_build", "after_build", "before_fit", "after_fit", "before_deploy", "after_deploy"})
 
 
@@ -208,6 +209,8 @@ def _recorded(function: F, kind: str) -> F:
         outside = top is not None and all(root is not tags.root(top.module) for root in roots if top.kind is not REPLAY)
         on_tape = (by is None and not nested) or outside
         with transaction():
+            if name != "configure":
+                note_containers({key: value for key, value in self.__dict__.items() if key not in TORCH_TABLES})
             entries = [_entry(self, root, name, args, kwargs, where, by) for root in roots] if on_tape else []
             maker = by if not nested or top.edit is None else top.edit  # type: ignore[union-attr]
             made: Edit | None = None

@@ -11,12 +11,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
 
-__all__ = ["note", "refill", "transaction"]
+__all__ = ["note", "note_containers", "refill", "refill_set", "transaction"]
 
 Note = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -34,6 +34,24 @@ def refill(attributes: dict[str, Any], content: Mapping[str, Any]) -> None:
     """Give a dictionary a content, in its order; what undoes any change to it."""
     attributes.clear()
     attributes.update(content)
+
+
+def refill_set(values: set[Any], content: Collection[Any]) -> None:
+    """Give a set a content; what undoes any change to it."""
+    values.clear()
+    values.update(content)
+
+
+def note_containers(attributes: Mapping[str, Any]) -> None:
+    """Note the content of the lists, dicts and sets among some attributes, which a call may change in place."""
+    for value in attributes.values():
+        kind = type(value)
+        if kind is list:
+            note(value.__setitem__, slice(None), list(value))
+        elif kind is dict:
+            note(refill, value, dict(value))
+        elif kind is set:
+            note(refill_set, value, set(value))
 
 
 class transaction:

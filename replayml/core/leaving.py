@@ -59,6 +59,8 @@ def _as_its_own(module: Any) -> Callable[[], None]:
     def take() -> None:
         note(setattr, record, "call", record.call)
         note(setattr, record, "config", record.config)
+        note(setattr, record, "maker", record.maker)
+        record.maker = None  # it is the user's now: who made it makes another one when constructed again
         record.call = CallRecord(call.cls, call.args, call.kwargs, call.tape, call.where, module)
         record.config = config
 

@@ -170,7 +170,9 @@ def _constructed(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], top: F
         _note_creation(module, top.by, line, forecast)
     module._init_torch()
     cls.__pre_init__(module, *args, **kwargs)
+    kept = fresh(args, kwargs)
     module.__construct__()
+    module._record.args, module._record.kwargs = kept
     return module
 
 
@@ -185,6 +187,7 @@ def _record(
     record = Record()
     record.args = args
     record.kwargs = kwargs
+    args, kwargs = fresh(args, kwargs)  # who passed a list, or was given it, may change it
     record.call = CallRecord(
         cls,
         capture(args) if args else args,
@@ -240,6 +243,47 @@ def _again(forecast: Forecast) -> Any:
 
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
+
+
+CONTAINERS = frozenset({list, dict, set, tuple})
+
+
+def fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments for an ``__init__``, which may change the lists, dicts and sets among them: they are new.
+
+    What stands in several places stays one; nothing but these containers is copied.
+
+    Example:
+        >>> given = [[1], {2: 3}]
+        >>> (again,), _ = fresh((given,), {})
+        >>> again == given, again is given, again[0] is given[0]
+        (True, False, False)
+    """
+    if CONTAINERS.isdisjoint(map(type, args)) and CONTAINERS.isdisjoint(map(type, kwargs.values())):
+        return args, kwargs
+    memo: dict[int, Any] = {}
+    return tuple(_fresh(value, memo) for value in args), {name: _fresh(value, memo) for name, value in kwargs.items()}
+
+
+def _fresh(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind not in CONTAINERS:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    new: Any
+    if kind is tuple:
+        items = [_fresh(item, memo) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
+    if kind is set:
+        new = memo[id(value)] = set(value)
+    elif kind is list:
+        new = memo[id(value)] = []
+        new.extend(_fresh(item, memo) for item in value)
+    else:
+        new = memo[id(value)] = {}
+        new.update((key, _fresh(item, memo)) for key, item in value.items())
+    return new
 
 
 VIEWS = frozenset({type({}.keys()), type({}.values()), type({}.items())})

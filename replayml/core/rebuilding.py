@@ -136,13 +136,18 @@ def _construction_site(module: Any) -> Any:
         site = common
 
 
+def _creations(module: Any) -> list[Any]:
+    """Return what the ``__init__`` of a module made, without what the user took out since."""
+    return [made for made in module._record.creations or () if made._record.maker is module]
+
+
 def _shared_outside(site: Any) -> Any:
     """Return a module outside of ``site`` that holds something made by ``site``, or None."""
     if not site._record.children and not site._record.creations:
         return None
     inside = subtree(site)
     for module in inside.values():
-        for made in module._record.creations or ():
+        for made in _creations(module):
             for parent, _ in made._record.links:
                 if id(parent) not in inside:
                     return parent
@@ -186,7 +191,7 @@ def _changed_by(module: Any) -> list[Any]:
 def _forecast(module: Any) -> dict[Line, list[Forecast | None]]:
     """Tell where each module that this one made stands."""
     found: dict[Line, list[Forecast | None]] = {}
-    for made in module._record.creations or ():
+    for made in _creations(module):
         path = _path_below(made, module)
         forecast = None if path is None else Forecast(made, path, _forecast(made))
         found.setdefault(made._record.line, []).append(forecast)

@@ -257,6 +257,11 @@ class External(Module):
         if any(map(attributes.__getitem__, HOOK_TABLES)):
             for name in HOOK_TABLES:
                 getattr(result, name).update(attributes[name])
+        if attributes["_buffers"] or attributes["_parameters"]:
+            for name, buffer in attributes["_buffers"].items():
+                result.register_buffer(name, buffer, name not in attributes["_non_persistent_buffers_set"])
+            for name, parameter in attributes["_parameters"].items():
+                result.register_parameter(name, parameter)
         if not attributes.keys() <= OWN_ATTRIBUTES:
             for name in [name for name in attributes if name not in OWN_ATTRIBUTES]:
                 setattr(result, name, attributes[name])

@@ -11,18 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from replayml.core import rebuilding, tags, tree
 from replayml.core.errors import ConfigurationError, suggestion
 from replayml.core.hooks import edit
-from replayml.core.journal import note, refill
+from replayml.core.journal import note, refill, refill_set
 from replayml.core.leaving import going
 from replayml.core.meta import QUIET, REPLAY, scope
 from replayml.core.record import Record
 from replayml.module import building, surgery
 
 __all__ = ["Children"]
+
+RESERVED = frozenset({"build", "configure", "create", "new", "set", "unset"})
 
 
 class Children(nn.Module):
@@ -101,6 +104,11 @@ class Children(nn.Module):
     def _assign(self, name: str, value: Any) -> None:
         """Assign without recording."""
         record = self._record
+        if name in RESERVED:
+            raise ConfigurationError(
+                f"{self._place(name)}: {name}() is a method of every replayml module, without which it cannot be "
+                "copied or built. Choose another name"
+            )
         old = self._modules.get(name)
         if old is not None and isinstance(value, type) and issubclass(value, nn.Module):
             raise ConfigurationError(
@@ -176,6 +184,21 @@ class Children(nn.Module):
             gone.append(going(below, self, slots))
             tree.detach(self, slots, below)
         return gone
+
+    @edit
+    def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer, as ``torch.nn.Module.register_buffer`` does; recorded before the build."""
+        if not self._record.built:
+            self._note_attribute(name, leaves=True)
+            note(refill_set, self._non_persistent_buffers_set, set(self._non_persistent_buffers_set))
+        super().register_buffer(name, tensor, persistent)
+
+    @edit
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter, as ``torch.nn.Module.register_parameter`` does; recorded before the build."""
+        if not self._record.built:
+            self._note_attribute(name, leaves=True)
+        super().register_parameter(name, param)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, as ``torch.nn.Module.add_module`` does."""

@@ -322,8 +322,26 @@ def _check_share(model: nn.Module, report: MatchReport, own: int, given: int, at
 # Copying --------------------------------------------------------------------------------------------------------
 
 
+def _apart(chosen: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that stay as they are while the model changes: copies of those that are memory of the model."""
+    memory = {_memory(tensor) for tensor in own.values()} - {None}
+    return {
+        name: value.clone() if _memory(value) in memory and _identity(value) != _identity(own[name]) else value
+        for name, value in chosen.items()
+    }
+
+
+def _memory(tensor: Any) -> Any:
+    """Return what tensors that share memory have in common; None for what has no memory of its own."""
+    is_plain = isinstance(tensor, torch.Tensor) and not is_lazy(tensor) and tensor.layout is torch.strided
+    if not is_plain or tensor.is_meta or not tensor.numel():
+        return None
+    return (tensor.device, start) if (start := tensor.untyped_storage().data_ptr()) else None
+
+
 def _load(model: nn.Module, chosen: Mapping[str, Any]) -> None:
     own = model.state_dict()
+    chosen = _apart(chosen, own)
     for name, value in chosen.items():
         for tensor, what in ((value, "the trained model"), (own[name], f"this {type(model).__name__}")):
             if isinstance(tensor, torch.Tensor) and not is_lazy(tensor) and tensor.is_meta:

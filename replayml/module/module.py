@@ -27,7 +27,7 @@ from replayml.core.config import Config, next_serial
 from replayml.core.copying import describe
 from replayml.core.errors import SelectionError
 from replayml.core.hooks import run_hooks
-from replayml.core.meta import CALL, ExtendedConstructorMeta, not_top_level, scope
+from replayml.core.meta import CALL, ExtendedConstructorMeta, fresh, not_top_level, scope
 from replayml.core.record import Record
 from replayml.core.replay import realize
 from replayml.core.settings import config_of, settings_of
@@ -100,6 +100,8 @@ class Module(wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
             record.constructing = True
             try:
                 args, kwargs = self.get_init_args()
+                if record.constructed:
+                    args, kwargs = fresh(args, kwargs)
                 getattr(self, self._init_method)(*args, **kwargs)
                 if record.hooks is not None:
                     run_hooks(self, "after_init")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from replayml.core.replay import realize
 from replayml.core.tags import walk
 from replayml.core.tape import CallRecord
 from replayml.module.gathering import gathered, is_first_process, is_sharded, require_values, shared
+from replayml.module.sameness import modules, other_modules
 from replayml.module.sizes import (
     BUILD_DTYPE,
     built_again,
@@ -36,6 +37,7 @@ from replayml.module.sizes import (
     sizes_of,
     write_sizes,
 )
+from replayml.module.unsaved import kept, places, put_back
 from replayml.recipe import weights
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import noting
@@ -51,7 +53,6 @@ __all__ = ["content_of", "load", "load_file", "save"]
 _LIMITS = Limits()
 _UNLIMITED = Limits(memory=2**62, tensors=2**62, modules=2**62, seconds=float("inf"))
 _TRAINING = "replayml.training"
-_COMPILED = "_orig_mod"
 CHECKPOINT = ".ckpt"
 
 
@@ -90,11 +91,12 @@ def content_of(model: Any, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool
     if not is_built:
         return Content(recipe)
     dtype = model.__dict__.get(BUILD_DTYPE, torch.get_default_dtype())
-    remade = _remade(model, dtype)
+    make = _maker(model, dtype)
     state = _weights_of(model)
     groups = shared(state)
-    _require_same(model, remade, state, groups)
+    _require_same(model, _remade(model, make), state, groups)
     ties = {name: first for first, *others in groups for name in others}
+    more = {} if is_sharded(model) else kept(model, state, make)
     return Content(
         recipe,
         State(
@@ -106,18 +108,23 @@ def content_of(model: Any, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool
             ties=ties,
             buffers=_unsaved(model, state),
         ),
-        gathered({name: tensor for name, tensor in state.items() if name not in ties}),
+        gathered({name: tensor for name, tensor in state.items() if name not in ties}) | more,
     )
 
 
-def _remade(model: Any, dtype: torch.dtype) -> nn.Module:
-    """Return what loading would make of a built model, without its weights."""
+def _maker(model: Any, dtype: torch.dtype) -> Callable[[], nn.Module]:
+    """Return what makes a built model again, as loading does."""
 
     def make() -> nn.Module:
         with default_dtype(dtype):
             result: nn.Module = built_again(realize(describe(model)), sizes_of(model))
             return result
 
+    return make
+
+
+def _remade(model: Any, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what loading would make of a built model, without its weights."""
     try:
         made: nn.Module | None = rehearse(make, _UNLIMITED).made
         return weights.skeleton(make) if made is None else made
@@ -142,37 +149,19 @@ def _require_same(
     for title, changed in (("made one", ours - theirs), ("no longer one", theirs - ours)):
         if changed:
             found[title] = sorted(" and ".join(sorted(group)) for group in changed)
-    if not found:
-        kinds, others = _kinds(model), _kinds(remade)
-        paths = [path for path in kinds | others if kinds.get(path) != others.get(path)]
-        found = {"other modules": [path or "the model itself" for path in paths]} if paths else {}
+    found = found or other_modules(model, remade)
     if found:
         raise CheckpointError(
             f"{type(model).__name__} was changed after its build, and its recipe does not make it so; in the model, "
             f"against its recipe: {weights.listed(found)}. It would be another one when it is loaded, so it is not "
-            "saved. Make the change before the build, or in a method that is decorated with @replayml.after_build"
+            "saved. Make the change before the build, or in a method that is decorated with @replayml.after_build, or take "
+            "it back"
         )
-
-
-def _kinds(model: nn.Module) -> dict[str, tuple[str, str]]:
-    """Return the class of each module by path, and of torch's own the settings as well."""
-    kinds = {}
-    for path, module in _modules(model):
-        cls = next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed"))
-        settings = module.extra_repr() if cls.__module__.startswith("torch.nn.modules.") else ""
-        kinds[path] = (f"{cls.__module__}.{cls.__qualname__}", settings)
-    return kinds
-
-
-def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each module with its normal path; what ``torch.compile`` put around one comes before it."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        yield ".".join(name for name in path.split(".") if name != _COMPILED), module
 
 
 def _modes(model: nn.Module) -> dict[str, bool]:
     """Return whether modules are in training mode, of those that are not as the one above."""
-    modes = {path: module.training for path, module in _modules(model)}
+    modes = {path: module.training for path, module in modules(model)}
     return {path: mode for path, mode in modes.items() if not path or mode != modes[path.rpartition(".")[0]]}
 
 
@@ -222,7 +211,8 @@ def load(
         rename: Names in the file, and those that the same things have now.
         map_location: Where to put the weights; the CPU by default.
         weights: Whether to load the weights; without them the model is returned unbuilt.
-        allow_pickle: Open values that were saved as pickles. This runs whatever code their author put into them.
+        allow_pickle: Open values that were saved as pickles. This runs whatever code their author put into them. A
+            part of the model that such a value refers to is a copy there.
         limits: How much the file may hold, and how much may come of it.
 
     Returns:
@@ -308,15 +298,24 @@ class _Loader:
         model = measured(lambda: weights.skeleton(self._make), self._limits)
         prefix = "" if self._at is None else f"{self._at}."
         names = {name.removeprefix(prefix): name for name in self._file.names if name.startswith(prefix)}
-        weights.require_fit(model, {name: self._form(stored) for name, stored in names.items()})
+        more = places(model)
+        found = {name: self._form(stored) for name, stored in names.items()}
+        weights.require_fit(model, {name: form for name, form in found.items() if name not in more})
+        self._require_places({name: found[name] for name in more if name in found}, more)
         if device.type != "meta":
             self._file.check()
         tensors = {stored: self._file.tensor(stored) for stored in {*map(self._stored, names.values())}}
         given = {name: tensors[self._stored(stored)] for name, stored in names.items()}
+        put_back(model, {name: given.pop(name) for name in more if name in given})
         weights.assign(model, given, strict=True, make=self._make, follow_type=False)
         self._restore(model, prefix)
         remember_call(model, lambda: realize(self._record))
         return model.to(device) if device.type != "cpu" else model
+
+    def _require_places(self, found: Mapping[str, weights.Form], places: Mapping[str, torch.Tensor]) -> None:
+        groups = weights.differences(found, weights.forms({name: places[name] for name in found}))
+        if groups:
+            raise CheckpointError(f"tensors do not fit those that the recipe makes: {weights.listed(groups)}")
 
     def _form(self, name: str) -> weights.Form:
         entry = self._file.entry(name)
@@ -346,7 +345,7 @@ class _Loader:
 def _set_modes(model: nn.Module, modes: Mapping[str, bool]) -> None:
     """Put modules into the modes that they were saved in."""
     found = {"": modes.get("", True)}
-    for path, module in _modules(model):
+    for path, module in modules(model):
         if path:
             found[path] = modes.get(path, found[path.rpartition(".")[0]])
         module.training = found[path]

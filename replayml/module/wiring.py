@@ -127,6 +127,8 @@ class Wiring:
     def initialize(self, initializer: Any, tensors: str | tuple[str, ...] = ("weight", "bias")) -> Self:
         """Initialize tensors of this module, and of all below it, once they exist.
 
+        Of two calls on one module the later wins; that on an outer module comes after those on what is below it.
+
         Args:
             initializer: An object with ``initialize(module, tensors)``: see `replayml.initializers`.
             tensors: The names of the tensors.
@@ -195,21 +197,21 @@ class Wiring:
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freeze or thaw the parameters, as torch does."""
-        self._require_weights("requires_grad_")
+        self._require_weights("requires_grad_()")
         return super().requires_grad_(requires_grad)  # type: ignore[misc,no-any-return]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._require_weights("to")
+        self._require_weights("to(), half(), cuda() and the like")
         return super()._apply(fn, recurse)  # type: ignore[misc,no-any-return]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors by name, as torch does."""
-        self._require_weights("state_dict")
+        self._require_weights("state_dict()")
         return super().state_dict(*args, **kwargs)  # type: ignore[misc]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Take tensors by name, as torch does."""
-        self._require_weights("load_state_dict")
+        self._require_weights("load_state_dict()")
         return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
 
     def _require_weights(self, method: str) -> None:
@@ -220,7 +222,7 @@ class Wiring:
         waiting = next((below for below in self.modules() if getattr(below, "is_layer", False)), None)  # type: ignore[attr-defined]
         if waiting is not None:
             raise NotBuiltError(
-                f"{method}() of {type(self).__name__} needs weights, which do not exist yet. "
+                f"{method} of {type(self).__name__} needs weights, which do not exist yet. "
                 "Build the model first: model.build(), model.build(device=..., dtype=...)"
             )
 

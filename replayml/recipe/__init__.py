@@ -34,7 +34,8 @@ of a record, and ``format`` its one canonical text.
 ``container``      sealed weights
 ``state``          what is known of a built model beside its recipe
 ``manifest``       which files of a folder are the model
-``files``          model files
+``files``          model files, read and verified
+``storing``        model files, written
 ``archive``        checkpoints, looked at before torch reads them
 ``randomness``     the global random generators
 ``weights``        from stored tensors to the weights of a model

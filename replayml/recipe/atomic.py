@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from replayml.core.errors import RecipeError
 
-__all__ = ["is_temporary", "replace_file", "sync_folder"]
+__all__ = ["is_temporary", "mode_of", "replace_file", "sync_folder"]
 
 _TEMPORARY = re.compile(r"\.replayml-[0-9a-f]{16}\.tmp")
 
@@ -33,15 +33,18 @@ def replace_file(
     path: str | os.PathLike[str],
     write: Callable[[BinaryIO], object],
     check: Callable[[Path], object] | None = None,
+    mode: int | None = None,
 ) -> None:
     """Put a new file in the place of an old one, or where there was none.
 
-    A link is followed; the permissions of an old file are kept, and a new one has those that the process gives.
+    A link is followed; the permissions of an old file are kept, and a new one has those that are given, or else those
+    that the process gives. At no moment does it have more.
 
     Args:
         path: The file.
         write: Writes the content to an open file, in which it may move about.
         check: Looks at what was written, before it takes the place of the old file, and raises if that is not right.
+        mode: The permissions where there is no old file.
 
     Raises:
         RecipeError: When something else than a file stands there.
@@ -55,11 +58,12 @@ def replace_file(
         b'kept'
     """
     target = Path(os.path.realpath(path))
-    mode = _mode(target)
+    old = mode_of(target)
+    mode = mode if old is None else old
     temporary = target.with_name(f".replayml-{secrets.token_hex(8)}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else mode & 0o777), "wb") as file:
             write(file)
             file.flush()
             if mode is not None:
@@ -74,8 +78,12 @@ def replace_file(
     sync_folder(target.parent)
 
 
-def _mode(path: Path) -> int | None:
-    """Return the permissions of the file that stands at a path, or None where there is none."""
+def mode_of(path: Path) -> int | None:
+    """Return the permissions of the file that stands at a path, or None where there is none.
+
+    Raises:
+        RecipeError: When something else than a file stands there.
+    """
     try:
         found = path.stat().st_mode
     except FileNotFoundError:

@@ -195,7 +195,10 @@ def _read_named(folder: Path, manifest: Manifest, limits: Limits) -> ModelFile:
     _require_size(path, len(data), manifest.recipe)
     if hashlib.sha256(data).hexdigest() != manifest.recipe.sha256:
         raise RecipeError("changed-file", str(path), "the recipe is not the one that was written. Take another copy")
-    recipe = data.decode()
+    try:
+        recipe = data.decode()
+    except UnicodeDecodeError as error:
+        raise RecipeError("not-utf8", str(path), f"byte {error.start} is not UTF-8. {UNTOUCHED}") from None
     files = {MANIFEST: (folder / MANIFEST).stat().st_size, path.name: len(data)}
     if manifest.weights is None:
         return ModelFile(folder, "folder", recipe, None, MappingProxyType(files), None)

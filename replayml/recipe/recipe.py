@@ -80,7 +80,8 @@ class Recipe:
             limits: How much the recipe may hold.
             allow_pickle: Keep a value without a data form, such as a lambda, as a pickle. Who opens the recipe must
                 allow it too, since that runs the pickle; the fingerprint then tells equal models apart whose code
-                stands in different files.
+                stands in different files. A pickle holds copies: a part of the model that it refers to, as a closure
+                can, is another object than that part afterwards.
 
         Raises:
             RecipeError: When something in the model has no data form; it names the path.

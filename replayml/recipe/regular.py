@@ -22,6 +22,8 @@ __all__ = ["map_file", "read_file"]
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Give the descriptor of a file and its size in bytes."""
+    if "\0" in str(path):
+        raise RecipeError("bad-path", ascii(str(path)), "this is no path. Nothing was read. Name a file")
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 
 from replayml.core.errors import RecipeError
-from replayml.recipe.atomic import is_temporary, replace_file
+from replayml.recipe.atomic import is_temporary, mode_of, replace_file
 from replayml.recipe.container import open_container, write_container
 from replayml.recipe.files import CARD, CONFIG, RECIPE_KEY, STATE_KEY, SUFFIX, WEIGHTS, Form
-from replayml.recipe.format import Limits
+from replayml.recipe.format import FORMAT, Limits
 from replayml.recipe.manifest import MANIFEST, FileNote, Manifest, is_data_name, new_names, read_manifest
 from replayml.recipe.state import State
 
@@ -32,6 +32,7 @@ __all__ = ["Content", "collect_garbage", "form_for", "write_model_file", "write_
 
 _LIMITS = Limits()
 _HOUR = 3600.0
+_FORMAT = f'"{FORMAT}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,19 @@ def form_for(path: str | os.PathLike[str]) -> Form:
         ('file', 'folder')
     """
     text, path = os.fspath(path), Path(path)
+    if not text or "\0" in str(text):
+        raise RecipeError("bad-path", ascii(text), f"this is no path. Name a file that ends in {SUFFIX}, or a folder")
     if path.suffix == SUFFIX:
         return "file"
     if not path.suffix or path.is_dir() or str(text).endswith(os.sep):
         _require_own(path)
         return "folder"
+    is_number = path.suffix[1:2].isdigit()  # as in v1.0, which is not the v1 of another kind
     raise RecipeError(
         "bad-path",
         str(path),
         f"a model is saved as a file whose name ends in {SUFFIX}, or as a folder, whose name has no ending; "
-        f"{path.suffix} is neither. Save it to {path.with_suffix(SUFFIX).name}",
+        f"{path.suffix} is neither. Save it to {path.name if is_number else path.stem}{SUFFIX}",
     )
 
 
@@ -139,18 +143,24 @@ def _write_folder(folder: Path, content: Content) -> None:
         raise
     for name in old:
         _remove(folder / name)
-    collect_garbage(folder)
+    if old:  # without a manifest the other files may be a model that lost it
+        collect_garbage(folder)
 
 
 def _write_data(folder: Path, content: Content, recipe_name: str, weights_name: str) -> Manifest:
-    """Write the files of a model under new names, and return the manifest that puts them in force."""
+    """Write the files of a model under new names, and return the manifest that puts them in force.
+
+    Their permissions are those of the manifest that is there.
+    """
     text = content.recipe.encode()
-    replace_file(folder / recipe_name, lambda file: file.write(text))
+    mode = mode_of(folder / MANIFEST)
+    replace_file(folder / recipe_name, lambda file: file.write(text), mode=mode)
     recipe = FileNote(recipe_name, len(text), hashlib.sha256(text).hexdigest())
     if content.state is None:
         return Manifest(recipe, None, "")
     path = folder / weights_name
-    replace_file(path, partial(write_container, tensors=content.tensors, metadata=_noted(content)), _check_written)
+    write = partial(write_container, tensors=content.tensors, metadata=_noted(content))
+    replace_file(path, write, _check_written, mode)
     written = open_container(path, _LIMITS)
     return Manifest(recipe, FileNote(weights_name, written.size, _digest_of(path)), written.seal)
 
@@ -174,14 +184,15 @@ def write_pretrained(folder: Path, content: Content, card: str) -> None:
     """Write a model as the Hugging Face Hub keeps it.
 
     Args:
-        folder: Where to write it; other files in it stay.
+        folder: Where to write it; other files in it stay, and a folder with another kind of model is refused.
         content: The model.
         card: The model card; one that is there already stays.
 
     Raises:
-        RecipeError: When a tensor has no data form.
+        RecipeError: When a tensor has no data form, or files of others stand there.
         OSError: When it cannot be written.
     """
+    _require_pretrained(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(folder / WEIGHTS, content)
     replace_file(folder / CONFIG, lambda file: file.write(content.recipe.encode()))
@@ -189,10 +200,34 @@ def write_pretrained(folder: Path, content: Content, card: str) -> None:
         replace_file(folder / CARD, lambda file: file.write(card.encode()))
 
 
+def _require_pretrained(folder: Path) -> None:
+    """Raise when files of a model of another kind stand where one for the Hub would be written."""
+    if (folder / MANIFEST).exists():
+        found = f"a model that save() wrote ({MANIFEST})"
+    elif (folder / CONFIG).exists() and _FORMAT not in (folder / CONFIG).read_bytes():
+        found = f"a {CONFIG} of another library"
+    elif (folder / WEIGHTS).exists() and not _is_whole(folder / WEIGHTS):
+        found = f"a {WEIGHTS} of another library, or a damaged one"
+    else:
+        return
+    raise RecipeError(
+        "not-a-model", str(folder), f"this folder holds {found}, which is left alone. Save to another folder"
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a file holds a model with its recipe."""
+    try:
+        return RECIPE_KEY in open_container(path, _LIMITS).metadata
+    except RecipeError:
+        return False
+
+
 def collect_garbage(folder: str | os.PathLike[str], *, older_than: float = _HOUR, dry_run: bool = False) -> list[Path]:
     """Remove what saves that were cut short have left in a folder.
 
     Only files with names that replayml gives are removed, and never those that the manifest of the folder names.
+    Where there is no manifest, the data may be a model that lost it, and only temporary files are removed.
 
     Args:
         folder: A model folder, or a folder with model files in it.
@@ -209,7 +244,7 @@ def collect_garbage(folder: str | os.PathLike[str], *, older_than: float = _HOUR
     kept = _names_in_force(folder)
     found = []
     for name in sorted(os.listdir(folder)):
-        if name not in kept and _is_ours(name):
+        if is_temporary(name) or (kept and name not in kept and is_data_name(name)):
             with suppress(FileNotFoundError):  # another process removes them too
                 if time.time() - (folder / name).stat().st_mtime >= older_than:
                     found.append(folder / name)

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from replayml.core.errors import CheckpointError
+from replayml.recipe.faults import shown
 from replayml.recipe.randomness import fixed_randomness
 
 __all__ = [
@@ -43,6 +44,7 @@ MAPPED = "_weights_are_mapped"
 # A checkpoint that has so few of a model's weights is one of another model, whatever `strict` says.
 _LEAST_MATCH = 0.1
 _MOST_PLACES = 10
+_LONGEST = 80
 
 _LOAD_HOOKS = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 _EXTRA_STATE = "_extra_state"
@@ -147,9 +149,9 @@ def differences(found: Mapping[str, Form | None], expected: Mapping[str, Form | 
             continue
         if given is None or given.shape != form.shape:
             what = "no tensor" if given is None else given.shape
-            shapes.append(f"{name}: {what} in the file, {form.shape} in the model")
+            shapes.append(f"{_shown(name)}: {what} in the file, {form.shape} in the model")
         elif given.kind != form.kind:
-            types.append(f"{name}: {given.dtype} in the file, {form.dtype} in the model")
+            types.append(f"{_shown(name)}: {given.dtype} in the file, {form.dtype} in the model")
     groups = {
         "missing": _by_path(missing),
         "unexpected": _by_path(unexpected),
@@ -164,16 +166,22 @@ def _by_path(names: list[str]) -> list[str]:
     for name in names:
         path, _, last = name.rpartition(".")
         paths.setdefault(path, []).append(last)
-    return [f"{path or 'the model itself'} ({', '.join(last)})" for path, last in paths.items()]
+    return [f"{_shown(path) or 'the model itself'} ({_cut(list(map(_shown, last)))})" for path, last in paths.items()]
+
+
+def _shown(name: str) -> str:
+    """Return a name that a file may have given, as ASCII of a limited length."""
+    return name if name.isascii() and name.isprintable() and len(name) <= _LONGEST else shown(name)
+
+
+def _cut(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_PLACES} more" if len(names) > _MOST_PLACES else ""
+    return ", ".join(names[:_MOST_PLACES]) + more
 
 
 def listed(groups: Mapping[str, list[str]]) -> str:
     """Return differences as one line of text."""
-    return "; ".join(
-        f"{title}: {', '.join(names[:_MOST_PLACES])}"
-        + (f" and {len(names) - _MOST_PLACES} more" if len(names) > _MOST_PLACES else "")
-        for title, names in groups.items()
-    )
+    return "; ".join(f"{title}: {_cut(names)}" for title, names in groups.items())
 
 
 # Assigning ------------------------------------------------------------------------------------------------------

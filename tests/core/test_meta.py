@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from replayml.core.errors import ArgumentError
+from replayml.core.errors import ArgumentError, ConfigurationError
 from replayml.core.hooks import after_init, stateful
 from replayml.core.meta import (
     CONSTRUCT,
@@ -42,6 +42,10 @@ VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3),
 
 
 # The order of construction ----------------------------------------------------------------------------------------
+
+
+class Log(list[Any]):
+    """A list that is handed on as it is, as any object is that is no plain container."""
 
 
 class Steps(Module):
@@ -81,7 +85,7 @@ class Steps(Module):
 
 def test_construction_takes_its_steps_in_order() -> None:
     """A construction is ``__new__``, the record, ``__pre_init__``, ``__init__``, the hooks, ``__post_init__``."""
-    log: list[Any] = []
+    log = Log()
     steps = Steps(log, width=3)
     assert log == [
         ("new", True),
@@ -96,7 +100,7 @@ def test_construction_takes_its_steps_in_order() -> None:
 
 def test_a_reconstruction_starts_after_pre_init_again() -> None:
     """Constructing again keeps the object and its record, and finds no child, attribute or hook of the last run."""
-    log: list[Any] = []
+    log = Log()
     steps = Steps(log)
     del log[:]
     same = steps.configure(width=2)
@@ -238,14 +242,16 @@ def test_any_inheritance_shape_builds_and_runs_one_init(cls: Any) -> None:
     assert built._has_built
 
 
-def test_recording_copies_nothing() -> None:
-    """The recorded arguments are the very objects that were given: tensors, modules and containers."""
+def test_recording_copies_no_tensor_and_no_module() -> None:
+    """The recorded tensors and modules are the very objects that were given; lists are kept as they were then."""
     tensor, layer, names = torch.zeros(3), Layer(nn.ReLU), ["a"]
     module = Plain(tensor, layer, names=names)
     args, kwargs = module._actual_init_args["args"], module._actual_init_args["kwargs"]
     assert args[0] is tensor
     assert args[1] is layer
-    assert kwargs["names"] is names
+    assert module.got[1]["names"] is names
+    names.append("b")
+    assert kwargs["names"] == module.new().got[1]["names"] == ["a"]
 
 
 @given(st.lists(st.integers(), max_size=4), st.sampled_from([iter, enumerate, zip, "generator"]))
@@ -601,3 +607,22 @@ def test_an_unknown_keyword_is_told_with_the_nearest_name() -> None:
     model: Any = Derived(3)
     assert model.configurables == {"depth", "width"}
     assert model.configure(width=6).width == 6
+
+
+@pytest.mark.parametrize("name", ["build", "new", "configure"])
+def test_methods_that_recording_needs_are_not_hidden_by_attributes(name: str) -> None:
+    """An ``__init__``, or the user, that assigns to such a name is told to choose another one."""
+
+    class Hiding(Module):
+        def __init__(self, hidden: str = "") -> None:
+            if hidden:
+                setattr(self, hidden, 3)
+
+    with pytest.raises(
+        ConfigurationError, match=rf"{name}\(\) is a method of every replayml module.*Choose another name"
+    ):
+        Hiding(name)
+    model = Hiding()
+    with pytest.raises(ConfigurationError, match="Choose another name"):
+        setattr(model, name, Layer(nn.ReLU))
+    assert len(model.new().tape) == 0

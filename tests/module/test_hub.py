@@ -140,3 +140,28 @@ def test_the_hub_itself_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
         Net.from_pretrained("someone/something")
     with pytest.raises(ModuleNotFoundError, match=r"push_to_hub talks .*pip install 'replayml\[hub\]'"):
         net().push_to_hub("someone/something")
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    """Files of another library, and a model of `save`, are refused and stay; an own model and a git clone do not."""
+    folder = tmp_path / "theirs"
+    for name, content in (("config.json", '{"model_type": "bert"}'), ("model.safetensors", "precious")):
+        folder.mkdir()
+        (folder / name).write_text(content)
+        with pytest.raises(replayml.RecipeError, match=rf"holds a {name} of another library.*Save to another folder"):
+            net().save_pretrained(folder)
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == content
+        shutil.rmtree(folder)
+    net().save(folder)
+    with pytest.raises(replayml.RecipeError, match=r"a model that save\(\) wrote"):
+        net().save_pretrained(folder)
+    own = tmp_path / "own"
+    (own / ".git").mkdir(parents=True)
+    net().save_pretrained(own)
+    (own / "config.json").write_text(replayml.Sequential().recipe().to_json())  # as a killed save leaves it
+    model = net()
+    model.save_pretrained(own)
+    assert_same(replayml.load(own), model)
+    with pytest.raises(replayml.RecipeError, match="something else than a model"):
+        net().save(own)

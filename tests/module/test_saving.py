@@ -597,6 +597,13 @@ def test_paths_of_the_wrong_kind(tmp_path: Path) -> None:
     model = net()
     with pytest.raises(replayml.RecipeError, match=r"\.pt is neither. Save it to model.replayml"):
         model.save(tmp_path / "model.pt")
+    with pytest.raises(replayml.RecipeError, match=r"\.1 is neither. Save it to v1\.1\.replayml"):
+        model.save(tmp_path / "v1.1")
+    for path in ("", "a\0b", "a\0b.replayml"):
+        with pytest.raises(replayml.RecipeError, match=r"bad-path.*no path"):
+            model.save(path)
+    with pytest.raises(replayml.RecipeError, match=r"bad-path.*no path"):
+        replayml.load("a\0b")
     with pytest.raises(replayml.RecipeError, match=r"\.ckpt is neither"):
         model.save(tmp_path / "model.ckpt")
     (tmp_path / "file").write_text("mine")

@@ -582,3 +582,14 @@ def test_an_edit_of_one_block_leaves_the_weights_of_the_others_as_they_are(
     assert kept == {name for name in other if not name.startswith(f"blocks.{index}.")}
     assert all(torch.equal(one[name], other[name]) for name in kept)
     assert same(edited.create(seed=seed).state_dict(), other)
+
+
+@pytest.mark.parametrize("as_state", [False, True])
+def test_names_of_one_model_are_swapped(as_state: bool) -> None:
+    """Weights that a model takes from itself under other names are those that it had before."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first, second = (layer.weight.detach().clone() for layer in model)
+    report = load_matching(model, model.state_dict() if as_state else model, rename={"0": "1", "1": "0"})
+    assert report.is_complete
+    assert torch.equal(model[1].weight, first)
+    assert torch.equal(model[0].weight, second)

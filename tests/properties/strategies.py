@@ -11,6 +11,7 @@ from torch import nn
 from replayml.core.errors import ConfigurationError
 from replayml.core.settings import settings_of
 from replayml.core.signatures import bind
+from replayml.core.tags import walk
 from replayml.core.tape import CallRecord
 from replayml.layers.containers import LayerList
 from replayml.layers.external import External
@@ -381,10 +382,18 @@ def _entry(entry: Any, groups: dict[int, int]) -> Any:
 
 
 def user_settings(model: Any) -> Any:
-    """Return what the user configured, in a form that can be compared."""
+    """Return what the user configured, in a form that can be compared.
+
+    Left out are modules that stand in several places: their settings are listed under one or another of these.
+    """
     groups: dict[int, int] = {}
     _number(model, groups)
-    return {path: _plain(value, groups) for path, value in model.get_user_configuration().items()}
+    shown = {}
+    for path, value in model.get_user_configuration().items():
+        module = walk(model, path[:-1])
+        if module is not None and len(module.tags) == 1:
+            shown[path] = _plain(value, groups)
+    return shown
 
 
 def trace(*roots: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import nn
 
 import replayml
 from replayml.core.errors import ArgumentError, ConfigurationError, SelectionError
-from replayml.core.hooks import after_build
+from replayml.core.hooks import after_build, stateful
 from replayml.layers.containers import LayerList, Parallel, Sequential
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
@@ -247,3 +247,123 @@ def test_signatures_stay_those_of_the_user() -> None:
     assert list(inspect.signature(Net).parameters) == ["width"]
     assert str(inspect.signature(Layer)).startswith("(classtype")
     assert replayml.Module is Module
+
+
+def test_an_init_may_change_the_containers_that_it_was_given() -> None:
+    """What an ``__init__`` takes out of a list or a dict is there again for the copy, and for its next run."""
+
+    class Popping(Module):
+        def __init__(self, options: dict[str, Any], sizes: list[int]) -> None:
+            self.name = options.pop("name", "none")
+            first = sizes.pop(0)
+            self.layers = LayerList([Layer(nn.Linear, first, size) for size in sizes])
+
+    model = Popping({"name": "tanh"}, [4, 5, 6])
+    for other in (model, model.new(), model.create()):
+        assert (other.name, len(other.layers)) == ("tanh", 2)
+    model.configure(sizes=[1, 2, 3, 4])
+    assert len(model.layers) == len(model.new().layers) == 3
+
+
+def test_a_call_on_a_part_of_two_models_is_replayed_once() -> None:
+    """A ``@stateful`` call that stands on the tapes of both models is made once in a copy of either."""
+
+    class Counter(Module):
+        def __init__(self) -> None:
+            self.n = 0
+
+        @stateful
+        def add(self) -> None:
+            self.n += 1
+
+    class Around(Module):
+        def __init__(self, part: Any = None) -> None:
+            self.part: Any = Counter() if part is None else part
+
+    first = Around()
+    second = Around(first.part)
+    first.part.add()
+    second.part.add()
+    assert first.new().part.n == second.new().part.n == 2
+
+
+def test_buffers_and_parameters_of_the_user_are_recorded() -> None:
+    """What the user registers on an unbuilt model, or on a layer of it, is in its copies and in the built model."""
+
+    class Net(Module):
+        def __init__(self, width: int = 2) -> None:
+            self.layer = Layer(nn.Linear, 2, width)
+
+    model = Net()
+    model.register_buffer("mask", torch.ones(1))
+    model.register_buffer("cache", torch.ones(1), persistent=False)
+    model.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    model.layer.register_buffer("seen", torch.zeros(1))
+    model.configure(width=3)
+    expected = {"scale", "mask", "layer.weight", "layer.bias", "layer.seen"}
+    for other in (model.new(), model):
+        built = other.build()
+        assert set(built.state_dict()) == expected
+        assert "cache" in dict(built.named_buffers())
+
+
+def test_a_call_that_fails_takes_back_what_it_did_to_lists_and_dicts() -> None:
+    """Changes in place of lists, dicts and sets among the attributes are undone with the rest."""
+
+    class Failing(Module):
+        def __init__(self) -> None:
+            self.numbers: list[int] = [1]
+            self.names: dict[str, int] = {}
+            self.kinds: set[int] = {3}
+
+        @stateful
+        def spoil(self) -> None:
+            self.numbers.append(2)
+            self.names["a"] = 1
+            self.kinds.clear()
+            raise ValueError("stop")
+
+    model = Failing()
+    numbers = model.numbers
+    with pytest.raises(ValueError, match="stop"):
+        model.spoil()
+    assert (model.numbers, model.names, model.kinds) == ([1], {}, {3})
+    assert model.numbers is numbers
+
+
+def test_a_part_that_was_taken_out_and_put_back_is_the_users() -> None:
+    """What made the part makes another one when it is constructed again, in the model as in its copies."""
+
+    class Block(Module):
+        def __init__(self, width: int) -> None:
+            self.inner = Layer(nn.Linear, width, width)
+
+    class Net(Module):
+        def __init__(self, width: int = 32) -> None:
+            self.body = LayerList([Block(width) for _ in range(3)])
+            self.head: Any = Block(width)
+
+    model = Net()
+    model.body.append(model.body.pop(0))
+    head = model.head
+    model.head = model.body[0]
+    model.body[0] = head
+    model.configure(width=6)
+    for other in (model, model.new(), model.new().new()):
+        assert [block.inner.in_features for block in other.body] == [32, 6, 32]
+        assert other.head.inner.in_features == 6
+
+
+def test_a_list_that_changes_later_does_not_change_the_record() -> None:
+    """The record holds what a list was when it was given; the module may keep the list itself."""
+    sizes = [64, 3]
+
+    class Keeping(Module):
+        def __init__(self, sizes: list[int]) -> None:
+            self.sizes = sizes
+            self.layer = Layer(nn.Linear, *sizes)
+
+    model = Keeping(sizes)
+    assert model.sizes is sizes
+    sizes[1] = 5
+    assert model.new().layer.out_features == model.layer.out_features == 3

@@ -17,6 +17,7 @@ from torch import nn
 
 import replayml
 from replayml.recipe.files import read_model_file, verify
+from replayml.recipe.manifest import FileNote, Manifest
 from replayml.recipe.sums import Sums, digest_of
 
 START = b'{"__metadata__":{"replayml.seal":"'
@@ -185,3 +186,29 @@ def test_sums_do_not_depend_on_the_pieces(data: bytes, seed: int) -> None:
         place = seed % len(data)
         changed = data[:place] + bytes([data[place] ^ (1 + seed % 255)]) + data[place + 1 :]
         assert digest_of(memoryview(changed)) != digest_of(memoryview(data))
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """A manifest that names bytes which are no text, with their right digest, is refused by all that reads."""
+    data = b"\xff\xfe{}"
+    note = FileNote("recipe-0123456789abcdef.json", len(data), hashlib.sha256(data).hexdigest())
+    (tmp_path / note.name).write_bytes(data)
+    (tmp_path / "manifest.json").write_bytes(Manifest(note, None, "").to_bytes())
+    for read in (replayml.load, replayml.inspect, verify):
+        with pytest.raises(replayml.RecipeError, match=r"not-utf8.*byte 0 is not UTF-8.*Nothing was imported"):
+            read(tmp_path)
+
+
+def test_names_of_a_file_are_shown_cut(content: bytes, tmp_path: Path) -> None:
+    """A message shows few names of a file, as ASCII and cut, however many and whatever they are."""
+    header, tensors = parts(content)
+    end = len(tensors)
+    names = ["\x1b[2J" + "x" * 500, *(f"0.n{number}" for number in range(500))]
+    header.update({name: {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for name in names})
+    (tmp_path / "many.replayml").write_bytes(sealed(header, tensors))
+    with pytest.raises(replayml.CheckpointError, match=r"unexpected: .*and 490 more") as caught:
+        replayml.load(tmp_path / "many.replayml")
+    text = str(caught.value)
+    assert len(text) < 1000
+    assert text.isascii()
+    assert text.isprintable()

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 import replayml
+from replayml.recipe.atomic import replace_file
 from replayml.recipe.files import read_model_file, verify
 from replayml.recipe.storing import collect_garbage
 from tests.security.killed_saves import model, number_of
@@ -336,3 +337,51 @@ def test_an_interrupted_first_save_can_be_repeated(tmp_path: Path) -> None:
         replayml.load(path)
     model(1).save(path)
     assert number_of(path) == 1
+
+
+def test_a_model_without_its_manifest_is_not_garbage(tmp_path: Path) -> None:
+    """Where the manifest is missing, neither a save nor collecting garbage removes what may be a whole model."""
+    path = tmp_path / "model"
+    model(1).save(path)
+    manifest = (path / "manifest.json").read_bytes()
+    (path / "manifest.json").unlink()
+    (path / ".replayml-0123456789abcdef.tmp").touch()
+    for file in path.iterdir():
+        os.utime(file, (0, 0))
+    assert [file.name for file in collect_garbage(path)] == [".replayml-0123456789abcdef.tmp"]
+    model(2).save(path)
+    assert number_of(path) == 2
+    (path / "manifest.json").write_bytes(manifest)
+    assert number_of(path) == 1
+
+
+# Permissions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("form", FORMS)
+def test_permissions_are_kept(form: str, tmp_path: Path) -> None:
+    """Every file of a model that only its owner may read stays so when another model is saved in its place."""
+    path = tmp_path / form
+    model(1).save(path)
+    for file in path.iterdir() if path.is_dir() else [path]:
+        file.chmod(0o600)
+    model(2).save(path)
+    assert number_of(path) == 2
+    assert {file.stat().st_mode & 0o777 for file in (path.iterdir() if path.is_dir() else [path])} == {0o600}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are those of POSIX")
+def test_a_temporary_file_is_never_open_to_more(tmp_path: Path) -> None:
+    """While a file is written that replaces a private one, nobody else may read what is there already."""
+    path = tmp_path / "note"
+    path.touch(0o600)
+    seen = []
+
+    def write(file: BinaryIO) -> None:
+        seen.append(os.fstat(file.fileno()).st_mode & 0o777)
+        file.write(b"new")
+
+    replace_file(path, write)
+    assert seen == [0o600]
+    assert path.read_bytes() == b"new"

@@ -74,3 +74,45 @@ def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path)
         state = app.state_dict()
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+RESUMING = PROGRAM.split("def main")[0] + """
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+def trained(folder, epochs, **more):
+    torch.manual_seed(0)
+    app = Sharded(network(inputs=64), num_classes=10, optimizer=replayml.Adam(lr=0.01))
+    made = DDPStrategy() if sys.argv[1] == "ddp" else ModelParallelStrategy(save_distributed_checkpoint=False)
+    options = {**QUIET, "strategy": made, "devices": 2, "enable_checkpointing": True}
+    keeping = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True)
+    app.fit(loader(digits(), shuffle=True), max_epochs=epochs, callbacks=[keeping], **options, **more)
+    whole = [tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for tensor in app.state_dict().values()]
+    return [tensor.detach().clone() for tensor in whole]
+
+def main():
+    folder = Path(sys.argv[2])
+    straight = trained(folder / "straight", 4)
+    first = trained(folder / "first", 2)
+    assert not all(map(torch.equal, first, straight))
+    resumed = trained(folder / "second", 4, ckpt_path=folder / "first" / "last.ckpt")
+    assert all(map(torch.equal, resumed, straight)), "the weights differ"
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_two_processes_resume_bit_identically(strategy: str, tmp_path: Path) -> None:
+    """Two epochs, a checkpoint and two more give the very weights of four epochs, under DDP and FSDP2."""
+    (tmp_path / "train.py").write_text(RESUMING)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "train.py"), strategy, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
