@@ -27,7 +27,15 @@ from replayml.core.record import Forecast, Line, Record
 from replayml.core.signatures import bind, signature_of
 from replayml.core.tape import CallRecord, Where, caller
 
-__all__ = ["ExtendedConstructorMeta", "Frame", "not_top_level", "registered_classes", "scope", "watched"]
+__all__ = [
+    "ExtendedConstructorMeta",
+    "Frame",
+    "not_top_level",
+    "registered_classes",
+    "scope",
+    "unregistered",
+    "watched",
+]
 
 T = TypeVar("T")
 
@@ -36,7 +44,18 @@ CONSTRUCT, CALL, QUIET, REPLAY = "construct", "call", "quiet", "replay"
 _scope: ContextVar[tuple[Frame, ...]] = ContextVar("replayml_scope", default=())
 
 
+_keeps_out: ContextVar[bool] = ContextVar("replayml_keeps_out", default=False)
 _watcher: ContextVar[Callable[[Any], None] | None] = ContextVar("replayml_watcher", default=None)
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Keep classes that are made while the block runs, copies in a pickle for instance, out of the class registry."""
+    token = _keeps_out.set(True)
+    try:
+        yield
+    finally:
+        _keeps_out.reset(token)
 
 
 @contextmanager
@@ -132,7 +151,7 @@ class ExtendedConstructorMeta(type):
             mixins = [a for base in bases for a, value in vars(base).items() if isinstance(value, property)]
             # TorchScript would compile our properties along with a model that never reads them
             cls.__jit_unused_properties__ = [*getattr(cls, "__jit_unused_properties__", ()), *own, *mixins]
-        if not is_stand_in(cls):
+        if not is_stand_in(cls) and not _keeps_out.get():
             ExtendedConstructorMeta._classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     def __call__(cls: type[T], /, *args: Any, **kwargs: Any) -> T:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from replayml.core import rebuilding, tags, tree
-from replayml.core.errors import ConfigurationError, suggestion
+from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
 from replayml.core.journal import note, refill, refill_set
 from replayml.core.leaving import going
@@ -40,6 +40,11 @@ class Children(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         record: Record | None = self.__dict__.get("_record")
         if record is None or record.built or name in self._untracked:
+            if record is not None and record.built and isinstance(value, Children) and not value._record.built:
+                raise AlreadyBuiltError(
+                    f"{type(self).__name__} is built, and what is assigned to {name!r} is not: {value!r}. Build it, "
+                    f"let model[{name!r}].replace(new, x) build it, or assign it on an unbuilt copy: model.new()"
+                )
             super().__setattr__(name, value)
             return
         top = scope()

@@ -20,6 +20,7 @@ from typing import Any
 import dill
 
 from replayml.core.errors import RecipeError
+from replayml.core.meta import unregistered
 from replayml.recipe.faults import Fault, Flaw, Place, shown, type_name
 from replayml.recipe.format import INLINE_BYTES
 from replayml.recipe.leaves import from_base64, to_base64
@@ -53,7 +54,8 @@ class OpaquePart(Part):
     def make(self, maker: Maker) -> Any:
         """Return the value: this runs the pickle."""
         try:
-            return dill.loads(self.data)  # noqa: S301 - the caller allowed it
+            with unregistered():
+                return dill.loads(self.data)  # noqa: S301 - the caller allowed it
         except Exception as error:
             reason = f"({type(error).__name__}: {shown(str(error))})"
             fault = Fault("bad-pickle", self.place, f"this pickle of {shown(self.type)} cannot be opened {reason}.")
@@ -77,7 +79,8 @@ def write_opaque(value: object, why: Flaw) -> dict[str, object]:
     """
     try:
         data = dill.dumps(value, protocol=_PROTOCOL, recurse=True)
-        dill.loads(data)  # noqa: S301 - these are our own bytes
+        with unregistered():
+            dill.loads(data)  # noqa: S301 - these are our own bytes
     except Exception as error:
         reason = f"{why.message} Nor can it be pickled ({type(error).__name__}: {error})."
         raise Flaw(why.code, reason) from error

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import replayml
-from replayml.core.errors import ArgumentError, ConfigurationError, SelectionError
+from replayml.core.errors import AlreadyBuiltError, ArgumentError, ConfigurationError, SelectionError
 from replayml.core.hooks import after_build, stateful
 from replayml.layers.containers import LayerList, Parallel, Sequential
 from replayml.layers.external import External
@@ -367,3 +367,12 @@ def test_a_list_that_changes_later_does_not_change_the_record() -> None:
     assert model.sizes is sizes
     sizes[1] = 5
     assert model.new().layer.out_features == model.layer.out_features == 3
+
+
+def test_an_unbuilt_part_is_refused_by_a_built_model() -> None:
+    """Assigning an unbuilt layer to a built model names the ways out, and changes nothing."""
+    model: Any = Sequential(Layer(nn.Linear, 2, 2)).build()
+    model.head = nn.Tanh()
+    with pytest.raises(AlreadyBuiltError, match=r"is built, and what is assigned to 'head' is not.*replace\(new, x\)"):
+        model.head = Layer(nn.ReLU)
+    assert isinstance(model.head, nn.Tanh)

@@ -231,3 +231,28 @@ def test_a_function_comes_back_in_another_process() -> None:
     )
     assert done.stdout.strip() == "40"
     assert dill.loads(dill.dumps(closure(8)))(5) == 40
+
+
+def test_a_pickle_that_holds_a_class_leaves_the_known_classes_alone() -> None:
+    """A lambda that names a class of the main program does not put the pickle's copy of it into the registry."""
+    program = """
+import gc, replayml
+from replayml.core.meta import registered_classes
+class Part(replayml.Module):
+    def __init__(self, width=1):
+        self.width = width
+class Net(replayml.Module):
+    def __init__(self, make):
+        self.part = make()
+net = Net(lambda: Part(2))
+recipe = net.recipe(allow_pickle=True)
+again = recipe.model(allow_pickle=True)
+gc.collect()
+assert registered_classes()["__main__.Part"] is Part
+assert type(replayml.Recipe.from_json(Part(3).recipe().to_json()).model()) is Part
+print(again.part.width)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.strip() == "2", done.stderr
