@@ -189,7 +189,7 @@ def _constructed(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], top: F
         _note_creation(module, top.by, line, forecast)
     module._init_torch()
     cls.__pre_init__(module, *args, **kwargs)
-    kept = fresh(args, kwargs)
+    kept = fresh(module._record.args, module._record.kwargs)  # what `__pre_init__` may have changed
     module.__construct__()
     module._record.args, module._record.kwargs = kept
     return module

@@ -154,8 +154,8 @@ def _require_same(
         raise CheckpointError(
             f"{type(model).__name__} was changed after its build, and its recipe does not make it so; in the model, "
             f"against its recipe: {weights.listed(found)}. It would be another one when it is loaded, so it is not "
-            "saved. Make the change before the build, or in a method that is decorated with @replayml.after_build, or take "
-            "it back"
+            "saved. Take the change back, make it before the build, or in a method that is decorated with "
+            "@replayml.after_build"
         )
 
 

@@ -76,7 +76,9 @@ def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path)
         assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
-RESUMING = PROGRAM.split("def main")[0] + """
+RESUMING = (
+    PROGRAM.split("def main")[0]
+    + """
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 def trained(folder, epochs, **more):
@@ -100,6 +102,7 @@ def main():
 if __name__ == "__main__":
     main()
 """
+)
 
 
 @pytest.mark.distributed
