@@ -189,9 +189,7 @@ def _constructed(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], top: F
         _note_creation(module, top.by, line, forecast)
     module._init_torch()
     cls.__pre_init__(module, *args, **kwargs)
-    kept = fresh(module._record.args, module._record.kwargs)  # what `__pre_init__` may have changed
     module.__construct__()
-    module._record.args, module._record.kwargs = kept
     return module
 
 
@@ -206,7 +204,6 @@ def _record(
     record = Record()
     record.args = args
     record.kwargs = kwargs
-    args, kwargs = fresh(args, kwargs)  # who passed a list, or was given it, may change it
     record.call = CallRecord(
         cls,
         capture(args) if args else args,

@@ -278,7 +278,7 @@ def test_arguments_and_defaults_are_read_as_attributes(
         else:
             with pytest.raises(AttributeError, match=name):
                 getattr(external, name)
-    values = [*(repr(value) for value in surplus), *(f"{name}={value!r}" for name, value in arguments.items())]
+    values = [*(repr(value) for value in surplus), *(f"{name}={value!r}" for name, value in external.kwargs.items())]
     assert repr(external) == f"External({', '.join(['made', *values])})"
 
 

@@ -380,7 +380,7 @@ def test_a_failing_construction_leaves_its_arguments_alone() -> None:
 
 
 def test_one_object_in_several_arguments_stays_one_and_others_are_copied() -> None:
-    """Arguments are deep-copied; what is one object in two of them is one object in the copy."""
+    """Arguments are deep-copied; what is one object in two places of the record is one object in the copy."""
 
     class Keeping(Module):
         def __init__(self, first: Any, second: Any, table: Any, function: Any) -> None:
@@ -392,7 +392,7 @@ def test_one_object_in_several_arguments_stays_one_and_others_are_copied() -> No
     model.late = [values, shared]
     new: Any = model.new()
     assert new.first is new.second[0] is new.table["layer"] is new.late[1]
-    assert new.second[1] is new.table["values"]
+    assert new.second[1] is new.table["values"] is new.late[0]
     assert new.first is not shared
     assert new.second[1] is not values
     assert new.function is len
