@@ -15,15 +15,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from replayml.core import tags
+from replayml.core.arguments import ATOMS
 from replayml.core.config import Edit, Node, Setting, order
-from replayml.core.meta import ATOMS, capture
+from replayml.core.meta import capture
 from replayml.core.record import Blueprint
 from replayml.core.replay import arguments_again, realize
 from replayml.core.settings import settings_of
 from replayml.core.tags import Site, walk
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
 
-__all__ = ["Relocation", "Told", "describe", "paths_below", "realize", "with_settings_from_above"]
+__all__ = ["Relocation", "Told", "describe", "realize", "with_settings_from_above"]
 
 # A live model as data -------------------------------------------------------------------------------------------
 
@@ -276,7 +277,7 @@ class Relocation:
 def _calls_from_above(module: Any, roots: list[Any]) -> dict[int, TapeEntry]:
     """Return the calls of ``@stateful`` methods, at or below a module, that are still in force."""
     found: dict[int, TapeEntry] = {}
-    for top, path in paths_below(module, roots):
+    for top, path in tags.paths_below(module, roots):
         prefix = tags.visible(top, path)
         for entry in top._record.call.tape:
             if entry.serial > module._record.constructed_at and entry.tags[: len(prefix)] == prefix:
@@ -299,15 +300,10 @@ def _came_along(module: Any, at: Path) -> set[int]:
     return serials
 
 
-def paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:
-    """Return the places of a module below some roots."""
-    return [(top, path) for top, path in tags.paths(module) if any(top is root for root in roots)]
-
-
 def _below(module: Any, roots: list[Any]) -> Iterator[tuple[Any, Path, Node]]:
     """Yield (the recorded module that stands there, its slots below ``module``, its node), each module once."""
     seen: set[int] = set()
-    for top, path in paths_below(module, roots):
+    for top, path in tags.paths_below(module, roots):
         config = top._record.config
         for at, node in () if config is None else config.below(path):
             found = tags.child_at(top, at)

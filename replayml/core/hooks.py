@@ -29,10 +29,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from replayml.core import tags
+from replayml.core.arguments import read_once
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
 from replayml.core.journal import note, note_containers, transaction
-from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, read_once, scope
+from replayml.core.meta import CALL, CONSTRUCT, QUIET, REPLAY, Frame, entered, scope
 from replayml.core.record import HookCall, Record
 from replayml.core.references import recorded, refer
 from replayml.core.replay import is_recorded

@@ -16,7 +16,7 @@ from typing import Any
 
 from replayml.core import tags
 from replayml.core.config import Config, Edit, Setting, displace
-from replayml.core.copying import Relocation, Told, paths_below, with_settings_from_above
+from replayml.core.copying import Relocation, Told, with_settings_from_above
 from replayml.core.journal import note
 from replayml.core.meta import capture
 from replayml.core.settings import config_of, put
@@ -48,7 +48,7 @@ def _as_its_own(module: Any) -> Callable[[], None]:
     roots = tags.roots(module)
     call = with_settings_from_above(module, roots)
     config = Config(module)
-    for top, path in paths_below(module, roots):
+    for top, path in tags.paths_below(module, roots):
         other = top._record.config
         for at, node in () if other is None else other.below(path):
             target = config.ensure(at[len(path) :])

@@ -72,20 +72,16 @@ def _settle_below(module: Any, nodes: list[Node]) -> None:
             settle(child)
 
 
-def bring_in_line(module: Any, by_maker: bool = False) -> None:
-    """Construct a module again, if the settings in force changed.
-
-    Args:
-        module: The module.
-        by_maker: Whether an ``__init__`` above changed them: it is not run again for that.
-    """
+def bring_in_line(module: Any) -> None:
+    """Construct a module again, if the settings in force changed."""
     if not is_settled(module):
-        reconstruct(module, module if by_maker else None)
+        reconstruct(module)
 
 
 def bring_in_line_for_maker(module: Any) -> None:
-    """Construct a module again, if the ``__init__`` above it changed the settings in force."""
-    bring_in_line(module, by_maker=True)
+    """The same, if the ``__init__`` above it changed them: that is not run again, whatever is shared with it."""
+    if not is_settled(module):
+        reconstruct(module, module)
 
 
 def is_settled(module: Any) -> bool:

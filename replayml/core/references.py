@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from replayml.core import tags
-from replayml.core.meta import ATOMS, ExtendedConstructorMeta, capture
+from replayml.core.arguments import ATOMS
+from replayml.core.meta import ExtendedConstructorMeta, capture
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
 
 __all__ = ["recorded", "refer"]

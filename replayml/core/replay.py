@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from replayml.core import tags
+from replayml.core.arguments import ATOMS
 from replayml.core.errors import ConfigurationError, ReplayError, nearest
-from replayml.core.meta import ATOMS, REPLAY, Frame, entered
+from replayml.core.meta import REPLAY, Frame, entered
 from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, TapeEntry, TreeRef
 

@@ -54,31 +54,17 @@ def put(node: Node, name: str | None, thing: Setting | Edit) -> None:
         record.made.append(placed)
 
 
-def nodes_of(module: Any) -> list[Node]:
-    """Return the config nodes at all places where the module stands."""
+def nodes_of(module: Any, below: Path = ()) -> list[Node]:
+    """Return the config nodes of a module, or of a place below it, wherever it stands or is expected to stand."""
     found = []
     for top, path in tags.paths(module):
         config = top._record.config
-        node = None if config is None else config.find(path)
+        node = None if config is None else config.find((*path, *below))
         if node is not None:
             found.append(node)
         if top._record.expected is not None:
             maker, slots = top._record.expected
-            found += _nodes_at(maker, (*slots, *path))
-    return found
-
-
-def _nodes_at(module: Any, slots: Path) -> list[Node]:
-    """Return the config nodes of a place below a module, which stands somewhere or is expected to."""
-    found = []
-    for top, path in tags.paths(module):
-        config = top._record.config
-        node = None if config is None else config.find((*path, *slots))
-        if node is not None:
-            found.append(node)
-        if top._record.expected is not None:
-            maker, above = top._record.expected
-            found += _nodes_at(maker, (*above, *path, *slots))
+            found += nodes_of(maker, (*slots, *path, *below))
     return found
 
 

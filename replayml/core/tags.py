@@ -67,6 +67,11 @@ def paths(module: Any) -> list[tuple[Any, Path]]:
     return [(top, (*above, *slots)) for parent, slots in links for top, above in paths(parent)]
 
 
+def paths_below(module: Any, roots: list[Any]) -> list[tuple[Any, Path]]:
+    """Return the places of a module below some roots."""
+    return [(top, path) for top, path in paths(module) if any(top is root for root in roots)]
+
+
 def roots(module: Any) -> list[Any]:
     """Return every topmost module above this one; more than one while two models share it."""
     links = module._record.links

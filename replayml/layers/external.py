@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from replayml.core.arguments import ATOMS
 from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
-from replayml.core.meta import ATOMS, ExtendedConstructorMeta
+from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.settings import settings_of
 from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder

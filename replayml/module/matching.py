@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from replayml.core.errors import CheckpointError, NotBuiltError, suggestion
-from replayml.recipe.weights import normal_name
+from replayml.recipe.weights import by_path, normal_name
 
 __all__ = ["LEAST_MATCH", "MatchReport", "Mismatch", "load_matching"]
 
@@ -87,7 +87,11 @@ class MatchReport:
             "missing": self.missing,
             "unexpected": self.unexpected,
         }
-        return {title: by_path for title, names in groups.items() if (by_path := _by_path(names))}
+        return {
+            title: {path: tuple(last) for path, last in by_path(names).items()}
+            for title, names in groups.items()
+            if names
+        }
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.mismatched) + len(self.missing)
@@ -101,14 +105,6 @@ class MatchReport:
                 entries = [f"{path or 'the model itself'} ({', '.join(names)})" for path, names in paths.items()]
             rest = f" and {len(entries) - _MOST_PATHS} more" if len(entries) > _MOST_PATHS else ""
             yield f"{title}: {', '.join(entries[:_MOST_PATHS])}{rest}"
-
-
-def _by_path(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        path, _, last = name.rpartition(".")
-        found[path] = (*found.get(path, ()), last)
-    return found
 
 
 # Loading --------------------------------------------------------------------------------------------------------

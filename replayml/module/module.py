@@ -23,11 +23,12 @@ from torch import nn
 from replayml import module as package  # imports what tells of models, or saves them, when that is used
 from replayml import recipe as recipes  # likewise
 from replayml.core import rebuilding, tags
+from replayml.core.arguments import fresh
 from replayml.core.config import Config, next_serial
 from replayml.core.copying import describe
 from replayml.core.errors import SelectionError
 from replayml.core.hooks import run_hooks
-from replayml.core.meta import CALL, ExtendedConstructorMeta, fresh, not_top_level, scope
+from replayml.core.meta import CALL, ExtendedConstructorMeta, not_top_level, scope
 from replayml.core.record import Record
 from replayml.core.replay import realize
 from replayml.core.settings import config_of, settings_of

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import nn
 
+from replayml.core.arguments import ATOMS
 from replayml.core.errors import RecipeError, ReplaymlError
-from replayml.core.meta import ATOMS, ExtendedConstructorMeta, capture
+from replayml.core.meta import ExtendedConstructorMeta, capture
 from replayml.core.replay import Replayer
 from replayml.core.signatures import bind, signature_of
 from replayml.core.tags import walk

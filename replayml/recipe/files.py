@@ -35,6 +35,7 @@ from replayml.recipe.manifest import MANIFEST, FileNote, Manifest, read_manifest
 from replayml.recipe.recipe import Recipe
 from replayml.recipe.regular import read_file
 from replayml.recipe.state import State
+from replayml.recipe.sums import sha256_of
 
 __all__ = [
     "CARD",
@@ -258,11 +259,6 @@ def verify(path: str | os.PathLike[str], *, limits: Limits = _LIMITS) -> ModelFi
         weights.check_sha256()
     if file.form == "folder":
         noted = read_manifest(file.path).weights
-        if noted is not None and noted.name in file.files and _sha256_of(file.path / noted.name) != noted.sha256:
+        if noted is not None and noted.name in file.files and sha256_of(file.path / noted.name) != noted.sha256:
             raise RecipeError("changed-file", str(file.path / noted.name), "the SHA-256 is not that of the manifest")
     return file
-
-
-def _sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

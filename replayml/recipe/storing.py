@@ -27,6 +27,7 @@ from replayml.recipe.files import CARD, CONFIG, RECIPE_KEY, STATE_KEY, SUFFIX, W
 from replayml.recipe.format import FORMAT, Limits
 from replayml.recipe.manifest import MANIFEST, FileNote, Manifest, is_data_name, new_names, read_manifest
 from replayml.recipe.state import State
+from replayml.recipe.sums import sha256_of
 
 __all__ = ["Content", "collect_garbage", "form_for", "write_model_file", "write_pretrained"]
 
@@ -162,12 +163,7 @@ def _write_data(folder: Path, content: Content, recipe_name: str, weights_name: 
     write = partial(write_container, tensors=content.tensors, metadata=_noted(content))
     replace_file(path, write, _check_written, mode)
     written = open_container(path, _LIMITS)
-    return Manifest(recipe, FileNote(weights_name, written.size, _digest_of(path)), written.seal)
-
-
-def _digest_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Manifest(recipe, FileNote(weights_name, written.size, sha256_of(path)), written.seal)
 
 
 def _names_in_force(folder: Path) -> frozenset[str]:

@@ -15,11 +15,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Sums", "digest_of"]
+__all__ = ["Sums", "digest_of", "sha256_of"]
 
 _WORDS = 512
 _PAGE = 8 * _WORDS
@@ -110,3 +111,9 @@ class Sums:
         if self._filled:
             self._flush()
         return _digest(self._sums), self._sha256.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256, in hex, of the bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

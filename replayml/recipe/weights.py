@@ -26,6 +26,7 @@ from replayml.recipe.randomness import fixed_randomness
 __all__ = [
     "Form",
     "assign",
+    "by_path",
     "differences",
     "forms",
     "listed",
@@ -153,20 +154,31 @@ def differences(found: Mapping[str, Form | None], expected: Mapping[str, Form | 
         elif given.kind != form.kind:
             types.append(f"{_shown(name)}: {given.dtype} in the file, {form.dtype} in the model")
     groups = {
-        "missing": _by_path(missing),
-        "unexpected": _by_path(unexpected),
+        "missing": _grouped(missing),
+        "unexpected": _grouped(unexpected),
         "of another shape": shapes,
         "of another type": types,
     }
     return {title: names for title, names in groups.items() if names}
 
 
-def _by_path(names: list[str]) -> list[str]:
+def by_path(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the last parts of names, by what stands before them.
+
+    Example:
+        >>> by_path(["a.weight", "a.bias", "scale"])
+        {'a': ['weight', 'bias'], '': ['scale']}
+    """
     paths: dict[str, list[str]] = {}
     for name in names:
         path, _, last = name.rpartition(".")
         paths.setdefault(path, []).append(last)
-    return [f"{_shown(path) or 'the model itself'} ({_cut(list(map(_shown, last)))})" for path, last in paths.items()]
+    return paths
+
+
+def _grouped(names: list[str]) -> list[str]:
+    groups = by_path(names)
+    return [f"{_shown(path) or 'the model itself'} ({_cut(list(map(_shown, last)))})" for path, last in groups.items()]
 
 
 def _shown(name: str) -> str:

@@ -75,7 +75,7 @@ LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.M
 }
 
 
-class Application(Steps, Running, Module, LightningModule):
+class Application(Running, Module, LightningModule):
     """The base class of everything that can be trained.
 
     A subclass sets ``self.model`` or defines ``forward``, and may override any of Lightning's methods. Where it

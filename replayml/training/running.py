@@ -25,6 +25,7 @@ from replayml.module.predicting import predict_batches
 from replayml.training.data import as_loader
 from replayml.training.first_batch import build_from, hands_weights_back
 from replayml.training.metrics import named_metrics
+from replayml.training.steps import Steps
 from replayml.training.trainer import Trainer
 
 __all__ = ["Running"]
@@ -32,14 +33,10 @@ __all__ = ["Running"]
 _Given = TypeVar("_Given", bound=LightningTrainer)
 
 
-class Running:
+class Running(Steps):
     """The part of `Application` that this file is about."""
 
     _modules: dict[str, nn.Module | None]
-
-    def _inputs_of(self, batch: Any, phase: TrainerFn | None) -> Any:
-        """Return the inputs in a batch."""
-        raise NotImplementedError
 
     def create_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""

@@ -409,8 +409,9 @@ def test_the_outer_module_wins_also_where_a_part_stands_in_two_models() -> None:
     shallow = Boxed(source)
     deep = Boxed(Boxed(Boxed(Boxed(source, 2))))
     assert source.leaf.x == 2
-    for model in (shallow, deep):
-        assert all(type(item) is not DetachedConfigItem for items in model._user_config.values() for item in items[:1])
+    assert all(type(item) is ConfigItem for items in deep._user_config.values() for item in items)
+    kinds = [type(item) for items in shallow._user_config.values() for item in items]
+    assert kinds == [ConfigItem, DetachedConfigItem]  # that of the other model has its source there
 
 
 def test_settings_of_an_element_that_is_gone_are_not_those_of_its_successor() -> None:

@@ -53,20 +53,25 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.distributed
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
-def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path) -> None:
-    """Under DDP, and with weights sharded by FSDP2, checkpoint, model file and folder hold the whole weights."""
-    (tmp_path / "train.py").write_text(PROGRAM)
+def run(program: str, strategy: str, folder: Path) -> None:
+    """Run a program, which starts a second process of its own, to its end."""
+    (folder / "train.py").write_text(program)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "train.py"), strategy, str(tmp_path)],
+        [sys.executable, str(folder / "train.py"), strategy, str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path) -> None:
+    """Under DDP, and with weights sharded by FSDP2, checkpoint, model file and folder hold the whole weights."""
+    run(PROGRAM, strategy, tmp_path)
     expected = torch.load(tmp_path / "expected.pt")
     for name in ("app.ckpt", "app.replayml", "app"):
         app = replayml.load(tmp_path / name, rename={"__main__.Sharded": "replayml.training.classifier.Classifier"})
@@ -110,12 +115,4 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_resume_bit_identically(strategy: str, tmp_path: Path) -> None:
     """Two epochs, a checkpoint and two more give the very weights of four epochs, under DDP and FSDP2."""
-    (tmp_path / "train.py").write_text(RESUMING)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "train.py"), strategy, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    run(RESUMING, strategy, tmp_path)
