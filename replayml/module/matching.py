@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,9 @@ class MatchReport:
     @property
     def paths(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """The names in each group, by the path of the module that has them; ``""`` is the model itself."""
-        groups: dict[str, Iterable[str]] = {
+        groups = {
             "loaded": self.loaded,
-            "of another shape": (mismatch.name for mismatch in self.mismatched),
+            "of another shape": tuple(mismatch.name for mismatch in self.mismatched),
             "missing": self.missing,
             "unexpected": self.unexpected,
         }
