@@ -64,9 +64,9 @@ from replayml.recipe import Codec, Limits
 
 if TYPE_CHECKING:
     from replayml.module.saving import load
-    from replayml.recipe.diff import RecipeDiff
-    from replayml.recipe.inspection import Inspection, inspect
     from replayml.recipe.recipe import Recipe
+    from replayml.recipe.views.diff import RecipeDiff
+    from replayml.recipe.views.inspection import Inspection, inspect
     from replayml.training.application import Application
     from replayml.training.classifier import BinaryClassifier, CategoricalClassifier, Classifier, MultiLabelClassifier
     from replayml.training.command_line import CommandLine
@@ -84,15 +84,15 @@ _LATER = {
     "CategoricalClassifier": "training.classifier",
     "Classifier": "training.classifier",
     "CommandLine": "training.command_line",
-    "Inspection": "recipe.inspection",
+    "Inspection": "recipe.views.inspection",
     "LogHistory": "training.history",
     "MultiLabelClassifier": "training.classifier",
     "ProgressBar": "training.progress",
     "Recipe": "recipe.recipe",
-    "RecipeDiff": "recipe.diff",
+    "RecipeDiff": "recipe.views.diff",
     "Regressor": "training.regressor",
     "Trainer": "training.trainer",
-    "inspect": "recipe.inspection",
+    "inspect": "recipe.views.inspection",
     "load": "module.saving",
 }
 

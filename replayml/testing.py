@@ -35,7 +35,7 @@ from replayml.module.building import forked_rng
 from replayml.module.explain import candidates, settings_taken_by
 from replayml.module.module import Module
 from replayml.recipe import Codec, Recipe
-from replayml.recipe.atomic import replace_file
+from replayml.recipe.files.atomic import replace_file
 from replayml.recipe.provenance import without_provenance
 
 __all__ = ["assert_golden", "assert_rebuilds"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from replayml.cli.opening import import_known, open_file, with_hint
 from replayml.cli.report import Answer, ExitCode, lines
 from replayml.core.errors import RecipeError
-from replayml.recipe.diff import RecipeDiff, compare_weights
+from replayml.recipe.views.diff import RecipeDiff, compare_weights
 
 __all__ = ["run"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from replayml.cli.report import Answer, lines
-from replayml.recipe.storing import collect_garbage
+from replayml.recipe.files.storing import collect_garbage
 
 __all__ = ["run"]
 

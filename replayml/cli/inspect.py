@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replayml.cli.opening import import_known, open_file
 from replayml.cli.report import Answer, lines
-from replayml.recipe.inspection import inspect
+from replayml.recipe.views.inspection import inspect
 
 __all__ = ["run"]
 

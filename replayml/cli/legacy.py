@@ -33,8 +33,8 @@ from replayml.core.copying import describe, realize
 from replayml.core.errors import RecipeError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.tape import CallRecord, TapeEntry
-from replayml.recipe.atomic import replace_file
 from replayml.recipe.faults import shown
+from replayml.recipe.files.atomic import replace_file
 
 __all__ = ["main"]
 

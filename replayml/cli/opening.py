@@ -23,8 +23,8 @@ from replayml.core.errors import RecipeError, ReplaymlError
 from replayml.module.sizes import read_sizes, take_sizes
 from replayml.recipe import Limits, Recipe
 from replayml.recipe.faults import shown
-from replayml.recipe.files import SUFFIX, ModelFile, read_model_file
-from replayml.recipe.regular import read_file
+from replayml.recipe.files.reading import SUFFIX, ModelFile, read_model_file
+from replayml.recipe.files.regular import read_file
 
 __all__ = ["Opened", "Tensor", "import_known", "make_model", "open_file", "with_hint"]
 

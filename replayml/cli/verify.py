@@ -12,7 +12,7 @@ from typing import Any
 
 from replayml.cli.opening import Opened, open_file
 from replayml.cli.report import Answer, lines
-from replayml.recipe.files import verify
+from replayml.recipe.files.reading import verify
 
 __all__ = ["run"]
 

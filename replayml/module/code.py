@@ -31,7 +31,7 @@ from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw
-from replayml.recipe.plain import call_of, is_layer
+from replayml.recipe.values.plain import call_of, is_layer
 
 __all__ = ["to_code"]
 

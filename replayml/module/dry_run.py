@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from replayml.core.copying import describe
 from replayml.core.replay import realize
 from replayml.core.tape import Where
-from replayml.recipe.metering import is_about_meta
+from replayml.recipe.text.metering import is_about_meta
 
 __all__ = [
     "FAULTS",

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from replayml.module.dry_run import made
-from replayml.recipe.names import is_namedtuple
-from replayml.recipe.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS
+from replayml.recipe.text.names import is_namedtuple
+from replayml.recipe.text.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS
 
 __all__ = ["Expressions", "Imports", "NoSourceError", "Special"]
 

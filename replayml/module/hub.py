@@ -23,9 +23,9 @@ from torch import nn
 from replayml.core.errors import CheckpointError, NotBuiltError
 from replayml.module.saving import content_of, load_file
 from replayml.recipe.codecs import Codec
-from replayml.recipe.files import CARD, CONFIG, WEIGHTS, read_model_file
+from replayml.recipe.files.reading import CARD, CONFIG, WEIGHTS, read_model_file
+from replayml.recipe.files.storing import write_pretrained
 from replayml.recipe.format import Limits
-from replayml.recipe.storing import write_pretrained
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from replayml.core.errors import CheckpointError, NotBuiltError, suggestion
-from replayml.recipe.weights import by_path, normal_name
+from replayml.recipe.files.weights import by_path, normal_name
 
 __all__ = ["LEAST_MATCH", "MatchReport", "Mismatch", "load_matching"]
 

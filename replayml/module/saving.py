@@ -38,15 +38,15 @@ from replayml.module.sizes import (
     write_sizes,
 )
 from replayml.module.unsaved import kept, places, put_back
-from replayml.recipe import weights
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import noting
-from replayml.recipe.files import ModelFile, read_model_file
+from replayml.recipe.files import weights
+from replayml.recipe.files.reading import ModelFile, read_model_file
+from replayml.recipe.files.state import DEFAULT_DTYPES, State
+from replayml.recipe.files.storing import Content, form_for, write_model_file
 from replayml.recipe.format import Limits
-from replayml.recipe.metering import free_memory, measured, rehearse
 from replayml.recipe.recipe import Recipe
-from replayml.recipe.state import DEFAULT_DTYPES, State
-from replayml.recipe.storing import Content, form_for, write_model_file
+from replayml.recipe.text.metering import free_memory, measured, rehearse
 
 __all__ = ["content_of", "load", "load_file", "save"]
 

@@ -26,7 +26,7 @@ from replayml.core.tape import CallRecord, Path
 from replayml.module.checking import Sized
 from replayml.recipe.format import Limits
 from replayml.recipe.randomness import fixed_randomness
-from replayml.recipe.strict import parse
+from replayml.recipe.text.strict import parse
 
 __all__ = [
     "BUILD_DTYPE",

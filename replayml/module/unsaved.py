@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from replayml.recipe import weights
+from replayml.recipe.files import weights
 
 __all__ = ["kept", "places", "put_back"]
 

@@ -22,16 +22,16 @@ from replayml.core.hooks import is_recorded
 from replayml.core.meta import registered_classes
 from replayml.core.tape import CallRecord
 from replayml.recipe.codecs import Codec
-from replayml.recipe.diff import RecipeDiff, compare, compare_weights
-from replayml.recipe.effective import Comparison
 from replayml.recipe.format import FORMAT, VERSION, Limits, canonical
-from replayml.recipe.metering import measured, rehearse
 from replayml.recipe.migrate import Renames
-from replayml.recipe.names import Names
 from replayml.recipe.provenance import without_provenance
-from replayml.recipe.reader import Plan, plan
-from replayml.recipe.strict import parse
-from replayml.recipe.writer import Writer
+from replayml.recipe.text.metering import measured, rehearse
+from replayml.recipe.text.names import Names
+from replayml.recipe.text.reader import Plan, plan
+from replayml.recipe.text.strict import parse
+from replayml.recipe.text.writer import Writer
+from replayml.recipe.views.diff import RecipeDiff, compare, compare_weights
+from replayml.recipe.views.effective import Comparison
 
 __all__ = ["Recipe", "known_names"]
 

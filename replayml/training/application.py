@@ -32,7 +32,8 @@ from replayml.core.record import Blueprint
 from replayml.core.tape import CallRecord, TapeEntry, caller
 from replayml.layers.optimizer import Adam, Optimizer
 from replayml.module.module import Module
-from replayml.recipe import Codec, weights
+from replayml.recipe import Codec
+from replayml.recipe.files import weights
 from replayml.training import checkpoint, lifecycle
 from replayml.training.arguments import (
     LossLike,

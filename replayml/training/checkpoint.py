@@ -38,14 +38,15 @@ from replayml.module.sizes import (
     sizes_of,
     write_sizes,
 )
-from replayml.recipe import Codec, Limits, Recipe, weights
-from replayml.recipe.archive import check_archive
-from replayml.recipe.atomic import replace_file
+from replayml.recipe import Codec, Limits, Recipe
 from replayml.recipe.faults import shown
-from replayml.recipe.files import SUFFIX
-from replayml.recipe.metering import free_memory, measured
+from replayml.recipe.files import weights
+from replayml.recipe.files.archive import check_archive
+from replayml.recipe.files.atomic import replace_file
+from replayml.recipe.files.reading import SUFFIX
+from replayml.recipe.files.state import DEFAULT_DTYPES
 from replayml.recipe.randomness import random_state, resume_randomness
-from replayml.recipe.state import DEFAULT_DTYPES
+from replayml.recipe.text.metering import free_memory, measured
 
 __all__ = ["complete", "from_call", "load", "note_build", "note_recipe", "require_recipe", "resume", "save"]
 

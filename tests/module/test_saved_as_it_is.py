@@ -124,7 +124,7 @@ def test_tensors_that_no_state_dict_has_come_back(form: str, tmp_path: Path) -> 
     x = torch.randn(2, 4)
     expected = model(x)
     model.save(tmp_path / form)
-    assert "0.computed" not in replayml.recipe.files.read_model_file(tmp_path / form).names
+    assert "0.computed" not in replayml.recipe.files.reading.read_model_file(tmp_path / form).names
     again = replayml.load(tmp_path / form, trust=[Noisy])
     assert torch.equal(again(x), expected)
     assert again.state_dict().keys() == model.state_dict().keys()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import replayml
-from replayml.recipe.files import read_model_file
+from replayml.recipe.files.reading import read_model_file
 from replayml.recipe.randomness import random_state, resume_randomness
 from tests.properties import models, strategies
 

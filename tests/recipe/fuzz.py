@@ -23,8 +23,8 @@ from typing import Any
 
 from replayml.core.errors import RecipeError
 from replayml.recipe import Recipe
-from replayml.recipe.grammar import TAGS
-from replayml.recipe.inspection import inspect
+from replayml.recipe.text.grammar import TAGS
+from replayml.recipe.views.inspection import inspect
 from tests.recipe.samples import MONEY, TRUST
 
 TRUSTED: tuple[Any, ...] = tuple(thing for thing in TRUST if thing is not MONEY)  # whose decode may raise what it likes

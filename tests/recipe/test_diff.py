@@ -15,7 +15,7 @@ from torch import nn
 import replayml
 from replayml.core.errors import RecipeError
 from replayml.recipe import Codec, Recipe
-from replayml.recipe.diff import RecipeDiff, compare_weights
+from replayml.recipe.views.diff import RecipeDiff, compare_weights
 from tests.recipe.samples import MONEY, Money, Net
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import replayml
-from replayml.recipe.files import read_model_file, verify
-from replayml.recipe.manifest import FileNote, Manifest
-from replayml.recipe.sums import Sums, digest_of
+from replayml.recipe.files.manifest import FileNote, Manifest
+from replayml.recipe.files.reading import read_model_file, verify
+from replayml.recipe.files.sums import Sums, digest_of
 
 START = b'{"__metadata__":{"replayml.seal":"'
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from replayml.core.errors import RecipeError
 from replayml.recipe import Recipe
-from replayml.recipe.grammar import TAGS
+from replayml.recipe.text.grammar import TAGS
 from tests.recipe import fuzz
 from tests.recipe.samples import MONEY, TRUST, Narrow, Net
 

@@ -18,7 +18,7 @@ import replayml
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry, Where
 from replayml.recipe import Limits, Recipe
-from replayml.recipe.inspection import NameNote
+from replayml.recipe.views.inspection import NameNote
 from tests.recipe.samples import MONEY, TRUST, Mode, Money, Net, Options, helper, records
 
 ROOT = Path(__file__).parents[2]

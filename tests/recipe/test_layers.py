@@ -16,7 +16,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import RecipeError
 from replayml.layers import initializers
 from replayml.recipe import Recipe
-from replayml.recipe.torch_names import CLASSES, FUNCTIONS, LAYERS, own_classes, torchmetrics_classes
+from replayml.recipe.text.torch_names import CLASSES, FUNCTIONS, LAYERS, own_classes, torchmetrics_classes
 from tests.recipe.test_plain import METRIC_ARGUMENTS, REQUIRED, assert_alike
 
 # Beside those of `REQUIRED`: layers whose sizes are found later, and those that hold other modules.

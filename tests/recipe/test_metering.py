@@ -18,7 +18,7 @@ import replayml
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord
 from replayml.recipe import Limits, Recipe
-from replayml.recipe.metering import free_memory, measured, rehearse
+from replayml.recipe.text.metering import free_memory, measured, rehearse
 
 LITTLE = Limits(memory=10**6, tensors=100, modules=50, seconds=20.0)
 

@@ -20,8 +20,8 @@ from replayml.core.meta import registered_classes
 from replayml.core.tape import CallRecord
 from replayml.recipe import Codec, Recipe
 from replayml.recipe.faults import Flaw
-from replayml.recipe.names import Names
-from replayml.recipe.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, PINNED, torchmetrics_classes
+from replayml.recipe.text.names import Names
+from replayml.recipe.text.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, PINNED, torchmetrics_classes
 from tests.recipe.samples import Mode, Money, Narrow, Net, helper
 
 ROOT = Path(__file__).parents[2]

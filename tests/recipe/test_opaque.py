@@ -21,7 +21,7 @@ from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry
 from replayml.recipe import Limits, Recipe
 from replayml.recipe.format import INLINE_BYTES
-from replayml.recipe.leaves import to_base64
+from replayml.recipe.values.leaves import to_base64
 from tests.recipe.samples import Net, Options
 
 ROOT = Path(__file__).parents[2]

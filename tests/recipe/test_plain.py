@@ -19,8 +19,8 @@ import replayml
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord
 from replayml.recipe import Codec, Recipe
-from replayml.recipe.plain import call_of
-from replayml.recipe.torch_names import LAYERS, torchmetrics_classes
+from replayml.recipe.text.torch_names import LAYERS, torchmetrics_classes
+from replayml.recipe.values.plain import call_of
 from tests.recipe.samples import Net, assert_same
 
 

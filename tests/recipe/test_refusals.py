@@ -604,7 +604,7 @@ def test_a_refusal_of_many_faults_stays_readable() -> None:
 
 def test_every_code_is_in_the_table_of_codes() -> None:
     """The codes that the package raises are those that the docstring of the format lists, and no others."""
-    sources = "".join(path.read_text() for path in Path(recipe_format.__file__).parent.glob("*.py"))
+    sources = "".join(path.read_text() for path in Path(recipe_format.__file__).parent.rglob("*.py"))
     raised = set(re.findall(r'(?:Flaw|Fault)\(\s*"([a-z0-9-]+)"', sources))
     table = str(recipe_format.__doc__).split("Codes of refusals", 1)[1].split("Invariants", 1)[0]
     listed = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)+|\bcycle\b", table))

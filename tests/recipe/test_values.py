@@ -19,7 +19,7 @@ import replayml
 from replayml.core.errors import RecipeError
 from replayml.core.tape import CallRecord, TapeEntry
 from replayml.recipe import Codec, Limits, Recipe
-from replayml.recipe.tensors import DATA_LEAVES, little_endian
+from replayml.recipe.values.tensors import DATA_LEAVES, little_endian
 from tests.recipe.samples import (
     MONEY,
     TRUST,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import replayml
-from replayml.recipe import atomic, container, manifest, storing, sums
+from replayml.recipe.files import atomic, container, manifest, storing, sums
 
 torch.set_num_threads(1)
 

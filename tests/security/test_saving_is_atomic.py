@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import pytest
 
 import replayml
-from replayml.recipe.atomic import replace_file
-from replayml.recipe.files import read_model_file, verify
-from replayml.recipe.storing import collect_garbage
+from replayml.recipe.files.atomic import replace_file
+from replayml.recipe.files.reading import read_model_file, verify
+from replayml.recipe.files.storing import collect_garbage
 from tests.security.killed_saves import model, number_of
 
 ROOT = Path(__file__).parents[2]

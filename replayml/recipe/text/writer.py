@@ -24,16 +24,16 @@ from replayml.core.tape import CallRecord, TapeEntry, TreeRef, Where
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, noting, refuse, type_name
 from replayml.recipe.format import Limits, canonical, is_plain_dict
-from replayml.recipe.instances import is_pydantic, read_dataclass, read_pydantic
-from replayml.recipe.leaves import LEAVES, Leaf, check_keyword, check_tag, is_plain_float
 from replayml.recipe.migrate import class_version
-from replayml.recipe.names import Names, is_namedtuple, qualified
-from replayml.recipe.opaque import write_opaque
-from replayml.recipe.plain import call_of, check_sizes, is_container, is_layer
 from replayml.recipe.provenance import relative, source_roots
-from replayml.recipe.sharing import Held, numbered
-from replayml.recipe.strict import check_integer, check_string
-from replayml.recipe.tensors import DATA_LEAVES, storage_of
+from replayml.recipe.text.names import Names, is_namedtuple, qualified
+from replayml.recipe.text.sharing import Held, numbered
+from replayml.recipe.text.strict import check_integer, check_string
+from replayml.recipe.values.instances import is_pydantic, read_dataclass, read_pydantic
+from replayml.recipe.values.leaves import LEAVES, Leaf, check_keyword, check_tag, is_plain_float
+from replayml.recipe.values.opaque import write_opaque
+from replayml.recipe.values.plain import call_of, check_sizes, is_container, is_layer
+from replayml.recipe.values.tensors import DATA_LEAVES, storage_of
 
 __all__ = ["Writer"]
 
@@ -55,7 +55,7 @@ class Writer:
     Args:
         names: What classes and functions are called.
         codecs: How the user's own types are written.
-        built: The model has been built and used; see `replayml.recipe.plain.call_of`.
+        built: The model has been built and used; see `replayml.recipe.values.plain.call_of`.
         limits: How deep the values of the model may be nested.
         allow_pickle: Write a value without a data form as a pickle.
     """

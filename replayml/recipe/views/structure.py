@@ -14,7 +14,7 @@ from typing import Any
 
 from replayml.core.tape import Where
 from replayml.recipe.faults import Place, shown
-from replayml.recipe.reader import Plan
+from replayml.recipe.text.reader import Plan
 
 __all__ = ["CallNote", "EntryNote", "Finder", "call_data", "entry_data", "line_text", "plain_text", "tree_lines"]
 

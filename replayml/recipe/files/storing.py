@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 
 from replayml.core.errors import RecipeError
-from replayml.recipe.atomic import is_temporary, mode_of, replace_file
-from replayml.recipe.container import open_container, write_container
-from replayml.recipe.files import CARD, CONFIG, RECIPE_KEY, STATE_KEY, SUFFIX, WEIGHTS, Form
+from replayml.recipe.files.atomic import is_temporary, mode_of, replace_file
+from replayml.recipe.files.container import open_container, write_container
+from replayml.recipe.files.manifest import MANIFEST, FileNote, Manifest, is_data_name, new_names, read_manifest
+from replayml.recipe.files.reading import CARD, CONFIG, RECIPE_KEY, STATE_KEY, SUFFIX, WEIGHTS, Form
+from replayml.recipe.files.state import State
+from replayml.recipe.files.sums import sha256_of
 from replayml.recipe.format import FORMAT, Limits
-from replayml.recipe.manifest import MANIFEST, FileNote, Manifest, is_data_name, new_names, read_manifest
-from replayml.recipe.state import State
-from replayml.recipe.sums import sha256_of
 
 __all__ = ["Content", "collect_garbage", "form_for", "write_model_file", "write_pretrained"]
 

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 
 from replayml.core.errors import RecipeError
-from replayml.recipe.archive import check_archive
 from replayml.recipe.faults import MODEL, UNTOUCHED, Flaw
-from replayml.recipe.files import SUFFIX, ModelFile, read_model_file
+from replayml.recipe.files.archive import check_archive
+from replayml.recipe.files.reading import SUFFIX, ModelFile, read_model_file
+from replayml.recipe.files.regular import read_file
 from replayml.recipe.format import Limits
 from replayml.recipe.migrate import Renames
-from replayml.recipe.names import Names
-from replayml.recipe.reader import Plan
 from replayml.recipe.recipe import Recipe, known_names
-from replayml.recipe.regular import read_file
-from replayml.recipe.structure import (
+from replayml.recipe.text.names import Names
+from replayml.recipe.text.reader import Plan
+from replayml.recipe.views.structure import (
     CallNote,
     EntryNote,
     Finder,

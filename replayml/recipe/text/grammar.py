@@ -17,9 +17,7 @@ from typing import Any
 from replayml.core.tape import Where
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, refuse, shown
 from replayml.recipe.format import Limits, canonical, is_plain_dict
-from replayml.recipe.leaves import LEAVES, Leaf, check_keys, check_keyword, check_tag, is_plain_float, read_fields
-from replayml.recipe.opaque import OpaquePart, read_pieces
-from replayml.recipe.parts import (
+from replayml.recipe.text.parts import (
     CallPart,
     ClassPart,
     CodecPart,
@@ -37,7 +35,17 @@ from replayml.recipe.parts import (
     Reference,
     SharedPart,
 )
-from replayml.recipe.tensors import DATA_LEAVES
+from replayml.recipe.values.leaves import (
+    LEAVES,
+    Leaf,
+    check_keys,
+    check_keyword,
+    check_tag,
+    is_plain_float,
+    read_fields,
+)
+from replayml.recipe.values.opaque import OpaquePart, read_pieces
+from replayml.recipe.values.tensors import DATA_LEAVES
 
 __all__ = ["TAGS", "Walk"]
 

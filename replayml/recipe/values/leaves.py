@@ -25,7 +25,7 @@ import torch
 from replayml.core.tape import TreeRef
 from replayml.recipe.faults import Flaw, shown
 from replayml.recipe.format import INLINE_BYTES
-from replayml.recipe.strict import check_integer
+from replayml.recipe.text.strict import check_integer
 
 __all__ = [
     "DTYPES",

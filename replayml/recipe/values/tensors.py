@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from replayml.recipe.faults import Flaw, shown
-from replayml.recipe.leaves import DTYPES, Leaf, check_inline, from_base64, read_fields, to_base64
+from replayml.recipe.values.leaves import DTYPES, Leaf, check_inline, from_base64, read_fields, to_base64
 
 __all__ = ["DATA_LEAVES", "storage_of"]
 

@@ -3,7 +3,7 @@
     length, header { metadata { seal, sums, sha256, ... }, one entry for each tensor }, bytes of the tensors
 
 Any reader of safetensors opens it. The seal is the SHA-256 of the length and the header, itself taken as zeros; the
-sums (`replayml.recipe.sums`) and the SHA-256 in the header are those of the bytes of the tensors.
+sums (`replayml.recipe.files.sums`) and the SHA-256 in the header are those of the bytes of the tensors.
 
 Invariants:
     * A file with one flipped bit, or of another size, is refused: the header when it is opened, the bytes when
@@ -28,10 +28,10 @@ import torch
 
 from replayml.core.errors import RecipeError
 from replayml.recipe.faults import UNTOUCHED, shown
+from replayml.recipe.files.regular import map_file
+from replayml.recipe.files.sums import Sums, digest_of
 from replayml.recipe.format import Limits, canonical
-from replayml.recipe.regular import map_file
-from replayml.recipe.strict import parse
-from replayml.recipe.sums import Sums, digest_of
+from replayml.recipe.text.strict import parse
 
 __all__ = ["Container", "Entry", "open_container", "write_container"]
 

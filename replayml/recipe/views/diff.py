@@ -20,7 +20,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import ReplaymlError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord, TapeEntry, Where
-from replayml.recipe.effective import Change, Comparison, apply
+from replayml.recipe.views.effective import Change, Comparison, apply
 
 __all__ = ["RecipeDiff", "TapeChange", "WeightChange", "compare", "compare_weights"]
 

@@ -17,7 +17,7 @@ import torch
 from replayml.core.errors import RecipeError
 from replayml.recipe.faults import UNTOUCHED, shown
 from replayml.recipe.format import Limits, canonical
-from replayml.recipe.strict import parse
+from replayml.recipe.text.strict import parse
 
 __all__ = ["DEFAULT_DTYPES", "State"]
 

@@ -25,9 +25,9 @@ from typing import Any
 from replayml.core.tape import CallRecord, TapeEntry, Where
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import Fault, Flaw, Place, noting, refuse, shown
-from replayml.recipe.instances import make_pydantic, takes_more
 from replayml.recipe.migrate import class_version, listed, migrated, misfits, version_flaws
-from replayml.recipe.names import Kind, Names
+from replayml.recipe.text.names import Kind, Names
+from replayml.recipe.values.instances import make_pydantic, takes_more
 
 __all__ = [
     "CallPart",

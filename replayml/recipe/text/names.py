@@ -27,8 +27,8 @@ from torch import nn
 from replayml.core.errors import ArgumentError
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import Flaw, shown
-from replayml.recipe.instances import is_pydantic
-from replayml.recipe.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, own_classes, torchmetrics_classes
+from replayml.recipe.text.torch_names import BUILTINS, CLASSES, FUNCTIONS, LAYERS, own_classes, torchmetrics_classes
+from replayml.recipe.values.instances import is_pydantic
 
 __all__ = ["Kind", "Names"]
 

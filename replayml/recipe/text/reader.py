@@ -19,12 +19,12 @@ from typing import Any
 from replayml.core.tape import CallRecord
 from replayml.recipe.faults import DOCUMENT, Fault, Flaw, refuse
 from replayml.recipe.format import FORMAT, Limits
-from replayml.recipe.grammar import Walk
-from replayml.recipe.leaves import check_keys
 from replayml.recipe.migrate import Renames
-from replayml.recipe.names import Kind, Names
-from replayml.recipe.opaque import OpaquePart, locked
-from replayml.recipe.parts import CallPart, EntryPart, Maker, NamedPart
+from replayml.recipe.text.grammar import Walk
+from replayml.recipe.text.names import Kind, Names
+from replayml.recipe.text.parts import CallPart, EntryPart, Maker, NamedPart
+from replayml.recipe.values.leaves import check_keys
+from replayml.recipe.values.opaque import OpaquePart, locked
 from replayml.recipe.versions import upgraded
 
 __all__ = ["Plan", "plan"]
@@ -98,7 +98,7 @@ def plan(document: object, limits: Limits) -> Plan:
     """Return the plan of a document.
 
     Args:
-        document: What `replayml.recipe.strict.parse` returned.
+        document: What `replayml.recipe.text.strict.parse` returned.
         limits: How much the document may hold.
 
     Raises:

@@ -26,7 +26,7 @@ from torch.nn.parameter import is_lazy
 
 from replayml.core.tape import CallRecord
 from replayml.recipe.faults import Flaw
-from replayml.recipe.torch_names import LAYERS, torchmetrics_classes
+from replayml.recipe.text.torch_names import LAYERS, torchmetrics_classes
 
 __all__ = ["call_of", "check_sizes", "is_container", "is_layer"]
 

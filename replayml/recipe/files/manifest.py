@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from replayml.core.errors import RecipeError
 from replayml.recipe.faults import UNTOUCHED
+from replayml.recipe.files.regular import read_file
 from replayml.recipe.format import Limits
-from replayml.recipe.regular import read_file
-from replayml.recipe.strict import parse
+from replayml.recipe.text.strict import parse
 
 __all__ = ["MANIFEST", "FileNote", "Manifest", "is_data_name", "new_names", "read_manifest"]
 

@@ -23,8 +23,8 @@ from replayml.core.errors import RecipeError
 from replayml.core.meta import unregistered
 from replayml.recipe.faults import Fault, Flaw, Place, shown, type_name
 from replayml.recipe.format import INLINE_BYTES
-from replayml.recipe.leaves import from_base64, to_base64
-from replayml.recipe.parts import Maker, Part
+from replayml.recipe.text.parts import Maker, Part
+from replayml.recipe.values.leaves import from_base64, to_base64
 
 __all__ = ["MEANING", "OpaquePart", "locked", "read_pieces", "write_opaque"]
 

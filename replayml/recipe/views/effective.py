@@ -28,9 +28,9 @@ from replayml.core.tape import CallRecord, Path, TapeEntry
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import type_name
 from replayml.recipe.format import Limits, canonical
-from replayml.recipe.names import Names, qualified
 from replayml.recipe.provenance import without_provenance
-from replayml.recipe.writer import Writer
+from replayml.recipe.text.names import Names, qualified
+from replayml.recipe.text.writer import Writer
 
 __all__ = ["Change", "Comparison", "apply", "path_text", "value_text"]
 

@@ -1,6 +1,6 @@
 """Model files: a recipe and the weights that belong to it, on disk.
 
-    NAME.replayml     one file: sealed weights (`replayml.recipe.container`) with the recipe in their header
+    NAME.replayml     one file: sealed weights (`replayml.recipe.files.container`) with the recipe in their header
     NAME/             a folder: recipe-*.json, model-*.safetensors, and manifest.json, which names the two in force
     NAME/             for the Hugging Face Hub: model.safetensors, as in NAME.replayml, beside config.json, its recipe
 
@@ -28,14 +28,14 @@ from typing import Literal
 import torch
 
 from replayml.core.errors import RecipeError
-from replayml.recipe.container import Container, Entry, open_container
 from replayml.recipe.faults import UNTOUCHED
+from replayml.recipe.files.container import Container, Entry, open_container
+from replayml.recipe.files.manifest import MANIFEST, FileNote, Manifest, read_manifest
+from replayml.recipe.files.regular import read_file
+from replayml.recipe.files.state import State
+from replayml.recipe.files.sums import sha256_of
 from replayml.recipe.format import Limits
-from replayml.recipe.manifest import MANIFEST, FileNote, Manifest, read_manifest
 from replayml.recipe.recipe import Recipe
-from replayml.recipe.regular import read_file
-from replayml.recipe.state import State
-from replayml.recipe.sums import sha256_of
 
 __all__ = [
     "CARD",
