@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 PICKLES = {
     "cli/legacy.py": "`replayml convert` reads old checkpoints there, in a process of its own",
-    "recipe/opaque.py": "values that both sides said may be pickles",
+    "recipe/values/opaque.py": "values that both sides said may be pickles",
     "testing.py": "a user's model, pickled and read back in the same test",
 }
 """Where pickles are opened, and why."""
@@ -51,7 +51,7 @@ def test_a_source_opens_no_pickle(path: Path) -> None:
         assert not modules & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "recipe").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "recipe").rglob("*.py")), ids=lambda path: path.name)
 def test_the_recipe_looks_up_no_name_of_a_file(path: Path) -> None:
     """In the package that reads files nothing is imported by a computed name; only its own ``__init__`` does so."""
     called = {name for name, _ in calls(path)}
