@@ -69,6 +69,7 @@ class Setting:
 
     Attributes:
         by: The module under construction when it was set; None for the user.
+        first_by: The same, also when it is the user's now because its target was taken out.
         maker: Who makes it again: a module (in its ``__init__``), an `Edit`, or None for nobody.
         serial: Its place in the order in which things were set.
         site: Where the module stood when it was set.
@@ -76,10 +77,10 @@ class Setting:
         during: The serial of the user's call in the course of which it was set.
     """
 
-    __slots__ = ("by", "carried", "during", "maker", "serial", "site", "value", "where")
+    __slots__ = ("by", "carried", "during", "first_by", "maker", "serial", "site", "value", "where")
 
     def __init__(self, by: Any, maker: Any, value: Any, where: Where | None, serial: int, site: Site) -> None:
-        self.by = by
+        self.by = self.first_by = by
         self.maker = maker
         self.value = value
         self.where = where
@@ -91,6 +92,7 @@ class Setting:
     def copy(self) -> Setting:
         """Return the same setting for the larger hierarchy that its module came into."""
         new = Setting(self.by, self.maker, self.value, self.where, self.serial, self.site)
+        new.first_by = self.first_by
         new.during = self.during
         new.carried = True
         return new
@@ -102,6 +104,7 @@ class Edit:
     Attributes:
         again: False for a call of a ``@stateful`` method by an outer ``__init__``: it is told, and not made again.
         by: The module under construction when the call was made; None for the user.
+        first_by: The same, also when it is the user's now because its target was taken out.
         maker: Who makes it again besides: a module (in its ``__init__``), an outer `Edit`, or None for nobody.
         method: The name of the method.
         args: The positional arguments; what stands in the tree by its slots.
@@ -122,6 +125,7 @@ class Edit:
         "by",
         "carried",
         "during",
+        "first_by",
         "given",
         "kwargs",
         "made",
@@ -144,7 +148,7 @@ class Edit:
         told: TapeEntry,
         site: Site,
     ) -> None:
-        self.by = by
+        self.by = self.first_by = by
         self.maker = maker
         self.method = method
         self.args = args
@@ -222,8 +226,11 @@ class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
     def _view(self, setting: Setting) -> ConfigItem | DetachedConfigItem:
         if setting.by is None:
             return ConfigItem(None, setting.value, setting.where)
-        if any(top is self.owner for top in tags.roots(setting.by)):
-            return ConfigItem(tags.shown(setting.by), setting.value, setting.where)
+        source = setting.by
+        while source is not None and all(top is not self.owner for top in tags.roots(source)):
+            source = source._record.maker  # one that its maker has taken out since set it for its maker
+        if source is not None:
+            return ConfigItem(tags.shown(source), setting.value, setting.where)
         return DetachedConfigItem(setting.by, setting.value, setting.where)
 
     def __getitem__(self, key: Path) -> list[ConfigItem | DetachedConfigItem]:

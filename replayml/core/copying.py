@@ -22,7 +22,7 @@ from replayml.core.record import Blueprint
 from replayml.core.replay import arguments_again, realize
 from replayml.core.settings import settings_of
 from replayml.core.tags import Site, walk
-from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef
+from replayml.core.tape import CallRecord, Path, PlainRecord, TapeEntry, TreeRef
 
 __all__ = ["Relocation", "Told", "describe", "realize", "with_settings_from_above"]
 
@@ -71,6 +71,9 @@ def _reach(value: Any, reached: dict[int, CallRecord]) -> None:
     elif kind is dict:
         for item in value.values():
             _reach(item, reached)
+    elif kind is PlainRecord:
+        for _, call in value.inside:
+            _reach(call, reached)
 
 
 class _Copier:
@@ -84,14 +87,17 @@ class _Copier:
         self._above = list(tags.ancestors(module))
         self._copies: dict[int, CallRecord] = {}
         self._replayed: set[int] = set()
+        self._later: set[int] = set()
 
     def call(self, record: CallRecord) -> CallRecord:
         known = self._copies.get(id(record))
         if known is None:
             full = self._completed(record)
+            own = {entry.serial for entry in full.tape if entry.serial} - self._later
+            self._later |= own  # what the arguments tell of too is made after the call that they are given to
             known = CallRecord(full.cls, self.value(full.args), self.value(full.kwargs), [], full.where)
             self._copies[id(record)] = known
-            known.tape.extend(self._entries(full.tape))
+            known.tape.extend(self._entries(full.tape, own))
         return known
 
     def _completed(self, record: CallRecord) -> CallRecord:
@@ -109,16 +115,19 @@ class _Copier:
         ]
         return with_settings_from_above(owner, others, self._is_known, self._told) if others else record
 
-    def _entries(self, tape: list[TapeEntry]) -> Iterator[TapeEntry]:
+    def _entries(self, tape: list[TapeEntry], own: set[int]) -> Iterator[TapeEntry]:
         for entry in tape:
-            if self._made_again(entry.maker) or (entry.serial and entry.serial in self._replayed):
+            if entry.serial in own:
+                self._later.discard(entry.serial)
+            if self._made_again(entry.maker) or entry.serial in self._later or entry.serial in self._replayed:
                 continue
-            self._replayed.add(entry.serial)
+            if entry.serial:
+                self._replayed.add(entry.serial)
             yield TapeEntry(entry.tags, entry.method, self.value(entry.args), self.value(entry.kwargs), entry.where)
 
     def _is_known(self, thing: Setting | Edit) -> bool:
         """Tell whether an ``__init__`` sets something again, or a tape that is copied tells of it."""
-        if thing.by is not None and self._made_again(thing.by):
+        if self._made_again(thing.first_by):
             return True
         return thing.serial in self._told or thing.during in self._told
 
@@ -141,6 +150,8 @@ class _Copier:
         if kind is dict:
             items = {key: self.value(item) for key, item in value.items()}
             return value if all(items[key] is item for key, item in value.items()) else items
+        if kind is PlainRecord:
+            return PlainRecord(value.module, tuple((below, self.call(call)) for below, call in value.inside))
         return value
 
 

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from replayml.core import tags
-from replayml.core.arguments import read_once
+from replayml.core.arguments import Kept, keep, read_once
 from replayml.core.config import Edit, next_serial
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError
 from replayml.core.journal import note, note_containers, transaction
@@ -212,15 +212,18 @@ def _recorded(function: F, kind: str) -> F:
         with transaction():
             if name != "configure":
                 note_containers({key: value for key, value in self.__dict__.items() if key not in TORCH_TABLES})
-            entries = [_entry(self, root, name, args, kwargs, where, by) for root in roots] if on_tape else []
+            kept_args, kept_kwargs, kept = keep(args, kwargs)
+            if kept:
+                _hold(self, kept)
+            entries = [_entry(self, root, name, kept_args, kept_kwargs, where, by) for root in roots] if on_tape else []
             maker = by if not nested or top.edit is None else top.edit  # type: ignore[union-attr]
             made: Edit | None = None
             if kind != "stateful" or (by is not None and not nested and name != "configure"):
-                told = entries[0] if entries else _entry(self, tags.root(self), name, args, kwargs, where, by)
-                made = Edit(by, maker, name, *_by_slots(self, args, kwargs), told, tags.site(self))
+                told = entries[0] if entries else _entry(self, roots[0], name, kept_args, kept_kwargs, where, by)
+                made = Edit(by, maker, name, *_by_slots(self, kept_args, kept_kwargs), told, tags.site(self))
                 made.again = kind != "stateful"
                 made.target = None if by is None else self
-                made.given = (args, kwargs)
+                made.given = (kept_args, kept_kwargs)
                 made.during = top.during if nested else 0  # type: ignore[union-attr]
                 _mark_rewrapped((*args, *kwargs.values()), (*made.args, *made.kwargs.values()))
                 add_edit(self, made)
@@ -259,6 +262,13 @@ def _entry(
 def _by_slots(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     root = tags.root(module)
     return refer(args, root, by_slots=True), refer(kwargs, root, by_slots=True)
+
+
+def _hold(module: Any, kept: list[Kept]) -> None:
+    """Hold what was given to a call on a module."""
+    held: list[Kept] = module._record.kept
+    note(held.__delitem__, slice(len(held), None))
+    held.extend(kept)
 
 
 def _mark_rewrapped(given: tuple[Any, ...], kept: tuple[Any, ...]) -> None:

@@ -19,13 +19,16 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
-from replayml.core.arguments import ATOMS, read_once
+from torch import nn
+
+from replayml.core import tags
+from replayml.core.arguments import ATOMS, keep, note_content, read_once
 from replayml.core.config import Edit, next_serial
 from replayml.core.deferral import construct, forget, is_stand_in
 from replayml.core.journal import note, refill
 from replayml.core.record import Forecast, Line, Record
 from replayml.core.signatures import bind, signature_of
-from replayml.core.tape import CallRecord, Where, caller
+from replayml.core.tape import CallRecord, PlainRecord, Where, caller
 
 __all__ = [
     "ExtendedConstructorMeta",
@@ -178,17 +181,19 @@ class ExtendedConstructorMeta(type):
 def _constructed(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], top: Frame | None, line: Line) -> Any:
     """Return a new module, recorded and constructed."""
     forecast = None if top is None or top.by is None else _forecast(line, top.by._record)
-    module: Any = None if forecast is None else _again(forecast)
+    module: Any = None if forecast is None else _again(forecast, top.by)  # type: ignore[union-attr]
+    links = [] if module is None else module._record.links
     if module is None:
         module = cls.__new__(cls, *args, **kwargs)
     _record(module, cls, args, kwargs, top)
+    module._record.links = links
     watch = _watcher.get()
     if watch is not None:
         watch(module)
     if top is not None and top.by is not None:
         _note_creation(module, top.by, line, forecast)
     module._init_torch()
-    cls.__pre_init__(module, *args, **kwargs)
+    cls.__pre_init__(module, *module._record.args, **module._record.kwargs)
     module.__construct__()
     return module
 
@@ -202,6 +207,8 @@ def _record(
 ) -> None:
     """Give a new module its record."""
     record = Record()
+    args, kwargs, record.kept = keep(args, kwargs)
+    note_content(record.kept)
     record.args = args
     record.kwargs = kwargs
     record.call = CallRecord(
@@ -212,7 +219,6 @@ def _record(
         top.where if top is not None and top.kind is REPLAY else caller(),
         module,
     )
-    record.links = []
     record.children = {}
     record.constructed_at = next_serial()
     module.__dict__["_record"] = record
@@ -246,15 +252,18 @@ def _has_own_new(cls: Any) -> bool:
     return cls.__new__ is not object.__new__
 
 
-def _again(forecast: Forecast) -> Any:
-    """Return the object of the last time, empty, if nobody else has it now."""
+def _again(forecast: Forecast, by: Any) -> Any:
+    """Return the object of the last time, empty but for its record, if it stands nowhere in the tree of its maker."""
     module = forecast.module
     record: Record = module.__dict__["_record"]
-    if record.gone is None or record.links or record.built or _has_own_new(record.call.cls):
+    if record.gone is None or record.built or _has_own_new(record.call.cls):
+        return None
+    if record.links and any(top is tags.root(by) for top in tags.roots(module)):
         return None
     forget(module)
     note(refill, module.__dict__, dict(module.__dict__))
     module.__dict__.clear()
+    module.__dict__["_record"] = record
     return module
 
 
@@ -268,7 +277,8 @@ def _check_keywords(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def capture(value: Any) -> Any:
     """Return a value with every unbuilt replayml module in it replaced by its `CallRecord`.
 
-    Values without such a module come back as they are; nothing else is copied.
+    A plain module with such ones inside becomes a `PlainRecord`. Values without such a module come back as they are;
+    nothing else is copied.
     """
     kind = type(value)
     if kind in ATOMS:
@@ -284,6 +294,9 @@ def capture(value: Any) -> Any:
     if kind is dict:
         items = {key: capture(item) for key, item in value.items()}
         return value if all(items[key] is item for key, item in value.items()) else items
+    if isinstance(value, nn.Module):
+        inside = tuple((below, below._record.call) for _, below in tags.unbuilt_inside(value))
+        return PlainRecord(value, inside) if inside else value
     return value
 
 

@@ -36,9 +36,17 @@ __all__ = ["attach", "bring_in_line", "bring_in_line_for_maker", "is_settled", "
 
 
 def attach(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]] = ()) -> None:
-    """Put a child into its parent, and give it the settings that wait for it there: see `replayml.core.tree.link`."""
+    """Put a child into its parent, and give it the settings that wait for it there: see `replayml.core.tree.link`.
+
+    One that was taken apart, because the ``__init__`` that had made it runs again, is constructed again: it was given
+    to that ``__init__``, or put in again by the user.
+    """
+    taken_apart = child._record.gone is not None
     link(parent, slots, child, gone)
-    settle(child)
+    if taken_apart:
+        reconstruct(child, child)
+    else:
+        settle(child)
 
 
 def settle(module: Any) -> None:
@@ -195,14 +203,14 @@ def _forecast(module: Any) -> dict[Line, list[Forecast | None]]:
 
 
 def _path_below(module: Any, above: Any) -> Path | None:
-    path: Path = ()
-    while module is not above:
-        links = module._record.links
-        if not links:
-            return None
-        module, slots = links[0]
-        path = (*slots, *path)
-    return path
+    """Return the first path from one module down to another, or None when there is none."""
+    if module is above:
+        return ()
+    for parent, slots in module._record.links:
+        path = _path_below(parent, above)
+        if path is not None:
+            return (*path, *slots)
+    return None
 
 
 def _restore(record: Any, known: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from replayml.core.arguments import Kept
 from replayml.core.config import Config, Setting
 from replayml.core.journal import note
 from replayml.core.tape import CallRecord, Path
@@ -124,8 +125,9 @@ class Record:
     """What replayml knows about one module.
 
     Attributes:
-        args: The positional arguments, exactly as the caller passed them.
-        kwargs: The keyword arguments, exactly as the caller passed them.
+        args: The positional arguments, as they were when the caller passed them.
+        kwargs: The keyword arguments, likewise.
+        kept: The lists, dicts and sets among these arguments, and among those of the calls that it was told of.
         call: The module as data; its tape grows while the module is a root.
         maker: The module in whose ``__init__`` this one was made, or None.
         links: Where the module stands: its parents and its slots below each.
@@ -154,6 +156,7 @@ class Record:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = NOTHING
+    kept: list[Kept] = ()  # type: ignore[assignment]
     call: CallRecord
     maker: Any = None
     links: list[tuple[Any, Path]] = ()  # type: ignore[assignment]

@@ -13,14 +13,12 @@ import inspect
 import types
 from typing import Any
 
-from torch import nn
-
 from replayml.core import tags
 from replayml.core.arguments import ATOMS
 from replayml.core.errors import ConfigurationError, ReplayError, nearest
 from replayml.core.meta import REPLAY, Frame, entered
 from replayml.core.tags import walk
-from replayml.core.tape import CallRecord, TapeEntry, TreeRef
+from replayml.core.tape import CallRecord, PlainRecord, TapeEntry, TreeRef
 
 __all__ = ["Replayer", "arguments_again", "is_recorded", "realize"]
 
@@ -100,6 +98,10 @@ class Replayer:
         try:
             args = self.value(entry.args, module, outer)
             kwargs = self.value(dict(entry.kwargs), module, outer)
+            if entry.method == "configure":
+                args, kwargs = target._settings_now(args, kwargs)
+                if not args and not kwargs and (entry.args or entry.kwargs):
+                    return  # what it configured is of no use to the class any more
             with entered(Frame(REPLAY, None, where=entry.where), fresh=True):
                 method(target, *args, **kwargs)
         except Exception as error:
@@ -114,8 +116,10 @@ class Replayer:
             return _look_up(value, outer if value.outer else top, by_slots or (value.outer and self._again))
         if kind is CallRecord:
             return value.owner if self._again and value.owner is not None else self.realize(value, top)
+        if kind is PlainRecord:
+            return value.module if self._again else self._plain(value, top)
         if kind is not tuple and kind is not list and kind is not dict:
-            return value if self._again else self._deep_copy(value, top)
+            return value if self._again else copy.deepcopy(value, self._memo)
         if id(value) in self._memo:
             return self._memo[id(value)]
         new: Any
@@ -135,14 +139,13 @@ class Replayer:
             self._remember(value, new)
         return new
 
-    def _deep_copy(self, value: Any, top: Any) -> Any:
-        """Copy a value that is no plain container; the recorded modules inside of a plain one as they were given."""
-        if isinstance(value, nn.Module):
-            for below in value.modules():
-                record = below.__dict__.get("_record")
-                if record is not None and not record.built and id(below) not in self._memo:
-                    self._remember(below, self.realize(record.call, top))
-        return copy.deepcopy(value, self._memo)
+    def _plain(self, value: PlainRecord, top: Any) -> Any:
+        """Copy a plain module, with the recorded modules inside of it made from their records."""
+        if id(value.module) not in self._memo:
+            for below, call in value.inside:
+                if id(below) not in self._memo:
+                    self._remember(below, self.realize(call, top))
+        return copy.deepcopy(value.module, self._memo)
 
 
 def _look_up(reference: TreeRef, root: Any, by_slots: bool) -> Any:

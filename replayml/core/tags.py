@@ -28,6 +28,7 @@ __all__ = [
     "shown",
     "shown_all",
     "site",
+    "unbuilt_inside",
     "visible",
     "walk",
 ]
@@ -159,3 +160,16 @@ def child_at(top: Any, slots: Path) -> Any:
         if module is None:
             return None
     return module
+
+
+def unbuilt_inside(module: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield the unbuilt replayml modules inside of a plain module, the topmost ones only, with their paths."""
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        record = child.__dict__.get("_record")
+        if record is None:
+            for path, below in unbuilt_inside(child):
+                yield (name, *path), below
+        elif not record.built:
+            yield (name,), child

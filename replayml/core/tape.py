@@ -1,8 +1,8 @@
 """The tape: the calls that changed a model after it was made, and a model as plain data.
 
 A `CallRecord` is a model before it is an object: the class, the arguments of the call that made it, and its
-tape. It holds no module: a module among the arguments stands as its own `CallRecord`, one object for one module,
-so that what was shared stays shared. Everything that copies, pickles or writes a model goes through it.
+tape. It holds no unbuilt module: such a one among the arguments stands as its own `CallRecord`, one object for one
+module, so that what was shared stays shared. Everything that copies, pickles or writes a model goes through it.
 
 Invariants:
     * Only the outermost call of the user makes an entry; a tape never holds a change twice.
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
-__all__ = ["CallRecord", "Tape", "TapeEntry", "TreeRef", "Where", "caller"]
+__all__ = ["CallRecord", "PlainRecord", "Tape", "TapeEntry", "TreeRef", "Where", "caller"]
 
 Path = tuple[str, ...]
 
@@ -148,6 +148,22 @@ class CallRecord:
         return f"{self.cls.__name__}({', '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainRecord:
+    """A plain module that holds unbuilt ones, as data.
+
+    Attributes:
+        module: The plain module.
+        inside: The topmost unbuilt modules inside of it, each with its record.
+    """
+
+    module: Any
+    inside: tuple[tuple[Any, CallRecord], ...]
+
+    def __str__(self) -> str:
+        return str(self.module)
+
+
 class Tape(Sequence[TapeEntry]):
     """The recorded calls of one model, read as a sequence.
 
@@ -195,6 +211,8 @@ def _short(value: Any, limit: int = 60) -> str:
         return value.__name__
     if isinstance(value, CallRecord):
         return str(value)
+    if isinstance(value, PlainRecord):
+        value = value.module
     if isinstance(value, TreeRef):
         text = ".".join(("model", *value.tags))
         return f"{text}.{value.name}" if value.name else text

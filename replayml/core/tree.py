@@ -36,7 +36,7 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
             f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
         )
-    if record.links and _stands_back_for(tags.root(child), parent):
+    if record.links and (record.expected is not None or _stands_back_for(tags.root(child), parent)):
         record.links.insert(0, (parent, slots))
     else:
         record.links.append((parent, slots))
@@ -85,6 +85,9 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
         note(setattr, record, "left", record.left)
         record.left = tags.root(parent)
         _stand_back(child)
+    elif record.links and tags.root(child) is not tags.root(parent):
+        for module in subtree(child).values():
+            _stand_first_in(tags.root(parent), module)
     _take_along(child, parent, slots)
 
 
@@ -124,8 +127,15 @@ def _stand_forward(come: Any) -> None:
         if len(links) > 1:
             first = tags.root(module)
             if first is not top and _stands_back_for(first, top):
-                note(setattr, module._record, "links", links)
-                module._record.links = sorted(links, key=lambda link: tags.root(link[0]) is not top)
+                _stand_first_in(top, module)
+
+
+def _stand_first_in(top: Any, module: Any) -> None:
+    """Let the places of a module in the tree of ``top`` come first."""
+    links = module._record.links
+    if len(links) > 1 and tags.root(module) is not top:
+        note(setattr, module._record, "links", links)
+        module._record.links = sorted(links, key=lambda link: tags.root(link[0]) is not top)
 
 
 def _stands_back_for(other: Any, holder: Any) -> bool:

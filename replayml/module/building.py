@@ -35,7 +35,7 @@ from replayml.core.settings import settings_of
 from replayml.core.tape import Path
 from replayml.module.mapping import MappedForward
 
-__all__ = ["Builder", "build", "current", "going_on", "run_example", "unbuilt_inside"]
+__all__ = ["Builder", "build", "current", "going_on", "run_example"]
 
 _current: ContextVar[Builder | None] = ContextVar("replayml_builder", default=None)
 
@@ -281,19 +281,6 @@ def _records_inside(module: Any) -> Iterator[tuple[Path, Any]]:
             for name, child in reversed(below._modules.items()):
                 if child is not None and (child._modules or "_record" in child.__dict__):
                     stack.append(((*path, name), child))
-
-
-def unbuilt_inside(module: nn.Module) -> Iterator[tuple[Path, Any]]:
-    """Yield the unbuilt replayml modules inside of a plain module, the topmost ones only, with their paths."""
-    for name, child in module._modules.items():
-        if child is None:
-            continue
-        record = child.__dict__.get("_record")
-        if record is None:
-            for path, below in unbuilt_inside(child):
-                yield (name, *path), below
-        elif not record.built:
-            yield (name,), child
 
 
 # Sizes from an example input ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from replayml.core.journal import note, refill, refill_set
 from replayml.core.leaving import going
 from replayml.core.meta import QUIET, REPLAY, scope
 from replayml.core.record import Record
-from replayml.module import building, surgery
+from replayml.module import surgery
 
 __all__ = ["Children"]
 
@@ -176,7 +176,7 @@ class Children(nn.Module):
             if above._record.plain is None:
                 above._record.plain = set()
             above._record.plain |= {id(module) for module in child.modules()}
-        for path, below in building.unbuilt_inside(child):
+        for path, below in tags.unbuilt_inside(child):
             rebuilding.attach(self, (slot, *path), below)
         for keep in gone:
             keep()

@@ -28,7 +28,7 @@ from replayml.core.errors import ConfigurationError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.replay import Replayer
 from replayml.core.tags import walk
-from replayml.core.tape import CallRecord, Path, TapeEntry, TreeRef, Where
+from replayml.core.tape import CallRecord, Path, PlainRecord, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw
 from replayml.recipe.values.plain import call_of, is_layer
@@ -89,7 +89,7 @@ class _Writer:
         self._record = record
         self._lines = lines
         self._statements: list[str] = []
-        self._calls: dict[int, CallRecord] = {}
+        self._calls: dict[int, CallRecord] = {}  # of modules that stand in the record as they are
         self._variables: dict[int, str] = {}
         self._replayer = Replayer({})
         self._places = Counter(id(thing) for thing in self._identities(record, set()))
@@ -166,6 +166,8 @@ class _Writer:
         def special(item: Any) -> str | None:
             if isinstance(item, TreeRef):
                 return _reference(item, outer if item.outer else tree)
+            if isinstance(item, PlainRecord):
+                item = item.module
             if isinstance(item, (CallRecord, nn.Module)):
                 return self._module(item, place, tree)
             if self._places[id(item)] < 2:
@@ -197,25 +199,29 @@ class _Writer:
         """Return the call that makes a module."""
         if isinstance(value, CallRecord):
             return value
+        if id(value) in self._calls:
+            return self._calls[id(value)]
         if isinstance(type(value), ExtendedConstructorMeta):
             if value._record.built:
                 raise _refusal(place, f"this {type(value).__name__} is built, and weights have no source form")
             call: CallRecord = value._record.call
             return call
-        if id(value) not in self._calls:
-            if not is_layer(value):
-                name = type(value).__name__
-                raise _refusal(place, f"this {name} was not made by replayml. Hand in replayml.Layer({name}, ...)")
-            try:
-                self._calls[id(value)] = call_of(value)
-            except Flaw as flaw:
-                raise _refusal(place, flaw.message) from flaw
+        if not is_layer(value):
+            name = type(value).__name__
+            raise _refusal(place, f"this {name} was not made by replayml. Hand in replayml.Layer({name}, ...)")
+        try:
+            self._calls[id(value)] = call_of(value)
+        except Flaw as flaw:
+            raise _refusal(place, flaw.message) from flaw
         return self._calls[id(value)]
 
     # Sharing --------------------------------------------------------------------------------------------------
 
     def _identities(self, value: Any, seen: set[int]) -> Iterator[Any]:
         """Yield every thing that is told from its equals, once for each place in which it stands."""
+        if isinstance(value, PlainRecord):
+            self._calls.update((id(below), call) for below, call in value.inside)
+            value = value.module
         if isinstance(value, nn.Module):
             value = self._call_for(value)
         if isinstance(value, CallRecord):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from replayml.core import rebuilding, tags
+from replayml.core.arguments import keep
 from replayml.core.config import Setting, next_serial
 from replayml.core.deferral import catch_up, defer
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
@@ -134,7 +135,8 @@ class Configuring(Children):
             )
         maker = by if top is None or top.edit is None else top.edit
         site = tags.site(self)
-        for name, value in settings.items():
+        _, kept, _ = keep((), dict(settings))
+        for name, value in kept.items():
             serial = top.edit.serial if top is not None and top.edit is not None else next_serial()
             setting = Setting(by, maker, value, None if top is None else top.where, serial, site)
             setting.during = 0 if top is None else top.during

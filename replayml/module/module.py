@@ -23,7 +23,7 @@ from torch import nn
 from replayml import module as package  # imports what tells of models, or saves them, when that is used
 from replayml import recipe as recipes  # likewise
 from replayml.core import rebuilding, tags
-from replayml.core.arguments import fresh
+from replayml.core.arguments import as_given, fresh
 from replayml.core.config import Config, next_serial
 from replayml.core.copying import describe
 from replayml.core.errors import SelectionError
@@ -101,8 +101,7 @@ class Module(wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
             record.constructing = True
             try:
                 args, kwargs = self.get_init_args()
-                if record.constructed:
-                    args, kwargs = fresh(args, kwargs)
+                args, kwargs = fresh(args, kwargs) if record.constructed else as_given(args, kwargs, record.kept)
                 getattr(self, self._init_method)(*args, **kwargs)
                 if record.hooks is not None:
                     run_hooks(self, "after_init")

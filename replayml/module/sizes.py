@@ -22,7 +22,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import RecipeError
 from replayml.core.meta import ExtendedConstructorMeta, quiet
 from replayml.core.tags import walk
-from replayml.core.tape import CallRecord, Path
+from replayml.core.tape import CallRecord, Path, PlainRecord
 from replayml.module.checking import Sized
 from replayml.recipe.format import Limits
 from replayml.recipe.randomness import fixed_randomness
@@ -209,6 +209,8 @@ def _lacks_values(value: Any, seen: set[int]) -> bool:
         seen.add(id(value))
         entries = ((entry.args, entry.kwargs) for entry in value.tape)
         return any(_lacks_values(part, seen) for part in (value.args, value.kwargs, *entries))
+    if isinstance(value, PlainRecord):
+        value = value.module
     if isinstance(value, nn.Module):
         return any(tensor.is_meta for tensor in (*value.parameters(), *value.buffers()))
     if isinstance(value, torch.Tensor):

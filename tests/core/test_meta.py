@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import itertools
+import pickle
 import pydoc
 from collections.abc import Callable
 from typing import Any
@@ -242,14 +243,74 @@ def test_any_inheritance_shape_builds_and_runs_one_init(cls: Any) -> None:
     assert built._has_built
 
 
-def test_recording_copies_nothing() -> None:
-    """The recorded arguments are the very objects that were given: tensors, modules and containers."""
+def test_recording_copies_no_tensor_and_no_module() -> None:
+    """The recorded arguments are the very tensors and modules that were given; an ``__init__`` gets what was given."""
     tensor, layer, names = torch.zeros(3), Layer(nn.ReLU), ["a"]
     module = Plain(tensor, layer, names=names)
     args, kwargs = module._actual_init_args["args"], module._actual_init_args["kwargs"]
     assert args[0] is tensor
     assert args[1] is layer
-    assert kwargs["names"] is names
+    assert kwargs["names"] == names
+    assert module.got[1]["names"] is names
+
+
+class Using(Module):
+    """One whose ``__init__`` uses up its list and fills its dict."""
+
+    def __init__(self, sizes: Any, table: Any = None, fail: bool = False) -> None:
+        self.first = sizes.pop(0) if sizes else None
+        self.rest = sizes
+        if table is not None:
+            table["seen"] = [*table.get("seen", ()), self.first]
+        self.table = copy.deepcopy(table)
+        if fail:
+            raise ValueError("refused")
+
+    @stateful
+    def note(self, values: Any) -> None:
+        """Keep a part of what is given, and use it up."""
+        self.noted = list(values)
+        values.clear()
+
+
+@given(
+    st.lists(st.integers(), max_size=4),
+    st.dictionaries(st.sampled_from("xyz"), st.lists(st.integers())),
+    st.lists(st.integers()),
+)
+def test_what_is_done_to_an_argument_later_is_not_in_the_record(sizes: Any, table: Any, values: Any) -> None:
+    """Lists and dicts are recorded as they were when they were given, whoever changes them afterwards."""
+    module = Using(sizes, table)
+    module.note(values)
+    expected = module.first, list(module.rest), copy.deepcopy(module.table), module.noted
+    sizes.append("later")
+    for inner in table.values():
+        inner.append("later")
+    values.append("later")
+    for other in (module.new(), module.new().new(), pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert (other.first, other.rest, other.table, other.noted) == expected
+    assert module.rest is sizes
+    module.configure(fail=False)
+    assert (module.first, module.rest, module.table) == expected[:3]
+
+
+def test_a_list_that_was_configured_is_not_the_users_any_more() -> None:
+    """What is done to a list after `configure` took it does not reach the module."""
+    module, sizes = Using([1]), [5, 6]
+    module.configure(sizes=sizes)
+    sizes.append(7)
+    module.configure(table={})
+    assert (module.first, module.rest) == (module.new().first, module.new().rest) == (5, [6])
+    assert module.explain("", "sizes").value == [5, 6]
+
+
+@given(st.lists(st.integers(), min_size=1))
+def test_a_constructor_that_fails_leaves_its_lists_as_they_were(sizes: list[int]) -> None:
+    """The lists and dicts that were given to a failing ``__init__`` have the content that they had."""
+    given_sizes, table = list(sizes), {"seen": [0]}
+    with pytest.raises(ValueError, match="refused"):
+        Using(given_sizes, table, fail=True)
+    assert (given_sizes, table) == (sizes, {"seen": [0]})
 
 
 @given(st.lists(st.integers(), max_size=4), st.sampled_from([iter, enumerate, zip, "generator"]))

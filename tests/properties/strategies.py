@@ -12,7 +12,7 @@ from replayml.core.errors import ConfigurationError
 from replayml.core.settings import settings_of
 from replayml.core.signatures import bind
 from replayml.core.tags import walk
-from replayml.core.tape import CallRecord
+from replayml.core.tape import CallRecord, PlainRecord
 from replayml.layers.containers import LayerList
 from replayml.layers.external import External
 from replayml.layers.layer import Layer
@@ -359,6 +359,8 @@ def _plain(value: Any, groups: dict[int, int]) -> Any:
         groups[id(value)] = len(groups)
         tape = [_entry(entry, groups) for entry in value.tape]
         return value.cls.__name__, _plain(value.args, groups), _plain(value.kwargs, groups), tape
+    if isinstance(value, PlainRecord):
+        return _plain(value.module, groups), [_plain(call, groups) for _, call in value.inside]
     if isinstance(value, nn.Module):
         return groups[id(value)] if id(value) in groups else _picture(value, groups)
     if isinstance(value, torch.Tensor):
@@ -382,17 +384,14 @@ def _entry(entry: Any, groups: dict[int, int]) -> Any:
 
 
 def user_settings(model: Any) -> Any:
-    """Return what the user configured, in a form that can be compared.
-
-    Left out are modules that stand in several places: their settings are listed under one or another of these.
-    """
+    """Return what the user configured, by the number of the module and the name of the setting, to be compared."""
     groups: dict[int, int] = {}
     _number(model, groups)
-    shown = {}
+    shown: dict[Any, Any] = {}
     for path, value in model.get_user_configuration().items():
         module = walk(model, path[:-1])
-        if module is not None and len(module.tags) == 1:
-            shown[path] = _plain(value, groups)
+        if module is not None:
+            shown[groups[id(module)], path[-1]] = _plain(value, groups)
     return shown
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from replayml.core.tape import CallRecord, TapeEntry, TreeRef, Where
+from replayml.core.tape import CallRecord, PlainRecord, TapeEntry, TreeRef, Where
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, noting, refuse, type_name
 from replayml.recipe.format import Limits, canonical, is_plain_dict
@@ -69,6 +69,7 @@ class Writer:
         self._built = built
         self._limits = limits
         self._held: dict[int, Held] = {}
+        self._calls_of: dict[int, CallRecord] = {}  # of unbuilt modules that stand inside of plain ones
         self._open: set[int] = set()
         self._kept: list[object] = []  # so that no id is used twice
         self._storages: dict[int, tuple[object, Place]] = {}
@@ -149,6 +150,8 @@ class Writer:
             return self._identified(value, place, self._dataclass)
         if is_pydantic(kind):
             return self._identified(value, place, self._pydantic)
+        if id(value) in self._calls_of:
+            return self._call(self._calls_of[id(value)], place)
         if isinstance(value, nn.Module):
             return self._identified(value, place, self._module)
         raise Flaw("no-data-form", f"a {type_name(value)} has no data form.")
@@ -333,6 +336,10 @@ class Writer:
 
     # Calls ----------------------------------------------------------------------------------------------------------
 
+    def _plain(self, record: PlainRecord, place: Place) -> object:
+        self._calls_of.update((id(below), call) for below, call in record.inside)
+        return self._by_nature(record.module, place)
+
     def _call(self, record: CallRecord, place: Place) -> object:
         return self._identified(record, place, self._call_node)
 
@@ -385,6 +392,7 @@ class Writer:
 _BY_TYPE: Mapping[type, Callable[[Writer, Any, Place], object]] = MappingProxyType(
     {
         CallRecord: Writer._call,
+        PlainRecord: Writer._plain,
         OrderedDict: Writer._ordered,
         dict: Writer._dict,
         frozenset: Writer._frozenset,
