@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from replayml.cli.report import Answer, ExitCode, lines
+from replayml.cli.opening import read_renames
+from replayml.cli.report import Answer, ExitCode, UsageError, lines
 
 __all__ = ["run"]
 
@@ -33,24 +34,28 @@ def run(source: Path, target: Path, *, is_trusted: bool, rename: Sequence[str] =
         target: The file to write.
         is_trusted: Whether the user said that the file is trusted.
         rename: Modules that have another name now, as ``OLD=NEW``.
+
+    Raises:
+        UsageError: When the file is not trusted, would be replaced, or a renaming is none.
     """
     if not is_trusted:
-        message = UNTRUSTED.format(path=source)
-        return _failed("not-trusted", message, ExitCode.USAGE)
+        raise UsageError("not-trusted", UNTRUSTED.format(path=source))
     if target.exists() and target.samefile(source):
-        return _failed("same-file", "OUT is IN: the old checkpoint is not replaced. Name another file", ExitCode.USAGE)
-    for renaming in rename:
-        old, _, new = renaming.partition("=")
-        if not (old and new):
-            return _failed("bad-rename", f"{renaming!r} is no renaming. Write --rename OLD=NEW", ExitCode.USAGE)
+        raise UsageError("same-file", "OUT is IN: the old checkpoint is not replaced. Name another file")
+    renames = read_renames(rename)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "outcome.json"
-        words = [str(source.absolute()), str(target.absolute()), str(result), *rename]
+        words = [
+            str(source.absolute()),
+            str(target.absolute()),
+            str(result),
+            *(f"{old}={new}" for old, new in renames.items()),
+        ]
         command = [sys.executable, "-m", "replayml.cli.legacy", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not result.exists():
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            return _failed("reader-failed", f"the process that read the file failed: {last[0]}", ExitCode.FAILED)
+            return _failed("reader-failed", f"the process that read the file failed: {last[0]}")
         found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
         error = found["error"]
@@ -60,8 +65,8 @@ def run(source: Path, target: Path, *, is_trusted: bool, rename: Sequence[str] =
     return Answer({**outcome, "source": str(source)}, lines(*_told(outcome)), code)
 
 
-def _failed(code: str, message: str, exit_code: ExitCode) -> Answer:
-    return Answer({"error": {"code": code, "message": message}}, lines(f"Error: {message}"), exit_code)
+def _failed(code: str, message: str) -> Answer:
+    return Answer({"error": {"code": code, "message": message}}, lines(f"Error: {message}"), ExitCode.FAILED)
 
 
 def _told(outcome: Mapping[str, Any]) -> list[str]:

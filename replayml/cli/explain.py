@@ -18,17 +18,18 @@ from replayml.module.selection import Selection, select
 __all__ = ["run"]
 
 
-def run(path: Path, tag: str, name: str, imports: Sequence[str] = ()) -> Answer:
+def run(path: Path, tag: str, name: str, imports: Sequence[str] = (), rename: Sequence[str] = ()) -> Answer:
     """Explain a setting.
 
     Args:
         path: The file.
-        tag: Where the module stands: ``blocks.0.layer``, ``""`` for the model itself, or a selector such as
-            ``**.activation``, which must match.
+        tag: Where the module stands: ``blocks.0.layer`` or ``blocks[0].layer``, ``""`` for the model itself, or a
+            selector such as ``**.activation``, which must match.
         name: The name of the setting.
         imports: Modules that the user names.
+        rename: Names in the file and those of today, as ``OLD=NEW``.
     """
-    model = make_model(open_file(path), imports)
+    model = make_model(open_file(path), imports, rename)
     found = [model.explain(place, name) for place in _places(model, tag)]
     data = {"file": str(path), "explanations": [_data(explanation) for explanation in found]}
     return Answer(data, lines(*found))

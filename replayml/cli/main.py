@@ -52,6 +52,10 @@ Imports = Annotated[
     list[str] | None,
     typer.Option("--import", metavar="MODULE", help="A module of yours to import; the file may use its classes."),
 ]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="OLD=NEW", help="A name in the file, of a class or a module, and that of today."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -73,21 +77,22 @@ def inspect_(file: File, as_json: AsJson = False) -> None:
 
 
 @app.command("tree", epilog=CODES)
-def tree_(file: File, imports: Imports = None, as_json: AsJson = False) -> None:
+def tree_(file: File, imports: Imports = None, rename: Rename = None, as_json: AsJson = False) -> None:
     """Show the modules of a model, with their arguments and weights."""
-    give(lambda: tree.run(file, imports or ()), as_json=as_json)
+    give(lambda: tree.run(file, imports or (), rename or ()), as_json=as_json)
 
 
 @app.command("explain", epilog=CODES)
 def explain_(
     file: File,
-    tag: Annotated[str, typer.Argument(help="A path such as blocks.0.layer, '' for the model, or a selector.")],
+    tag: Annotated[str, typer.Argument(help="A path such as blocks[0].layer, '' for the model, or a selector.")],
     name: Annotated[str, typer.Argument(help="The name of the setting.")],
     imports: Imports = None,
+    rename: Rename = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell why a setting has its value: who set it, where, and what lost."""
-    give(lambda: explain.run(file, tag, name, imports or ()), as_json=as_json)
+    give(lambda: explain.run(file, tag, name, imports or (), rename or ()), as_json=as_json)
 
 
 @app.command("diff", epilog=CODES)
@@ -95,10 +100,11 @@ def diff_(
     a: Annotated[Path, typer.Argument(exists=True, help="The first file.")],
     b: Annotated[Path, typer.Argument(exists=True, help="The second file.")],
     imports: Imports = None,
+    rename: Rename = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what differs between two models, and the calls that turn the first into the second; 1 when they differ."""
-    give(lambda: diff.run(a, b, imports or ()), as_json=as_json)
+    give(lambda: diff.run(a, b, imports or (), rename or ()), as_json=as_json)
 
 
 @app.command("convert", epilog=CODES)

@@ -19,14 +19,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from replayml.cli.report import UsageError
 from replayml.core.errors import RecipeError, ReplaymlError
 from replayml.module.sizes import read_sizes, take_sizes
 from replayml.recipe import Limits, Recipe
 from replayml.recipe.faults import shown
 from replayml.recipe.files.reading import SUFFIX, ModelFile, read_model_file
 from replayml.recipe.files.regular import read_file
+from replayml.recipe.migrate import Renames
 
-__all__ = ["Opened", "Tensor", "import_known", "make_model", "open_file", "with_hint"]
+__all__ = ["Opened", "Tensor", "import_known", "make_model", "open_file", "read_renames", "with_hint"]
 
 ZIP = b"PK\x03\x04"
 RECIPE_KEY = "__from_ckpt_application"
@@ -140,22 +142,25 @@ def _tensor(entry: Any) -> Tensor:
 # The model ------------------------------------------------------------------------------------------------------
 
 
-def make_model(opened: Opened, imports: Sequence[str] = ()) -> Any:
+def make_model(opened: Opened, imports: Sequence[str] = (), rename: Sequence[str] = ()) -> Any:
     """Return the model of a file, unbuilt, with the sizes of its build; tensors of its constructors hold no memory.
 
     Args:
         opened: The file.
         imports: Modules that the user names: they are imported, and the recipe may use their classes.
+        rename: Names in the file and those of today, as ``OLD=NEW``.
 
     Raises:
+        UsageError: When a renaming is none.
         RecipeError: When the recipe needs other names.
         ReplaymlError: When the model cannot be made.
     """
-    import_known(opened.recipe.names, imports)
+    renames = read_renames(rename)
+    import_known(opened.recipe.names, imports, renames)
     sizes = read_sizes(opened.sizes)
     try:
         with torch.device("meta"):
-            model = opened.recipe.model()
+            model = opened.recipe.model(rename=renames)
             take_sizes(model, sizes, changed=False)
             return model
     except RecipeError as error:
@@ -166,19 +171,40 @@ def make_model(opened: Opened, imports: Sequence[str] = ()) -> Any:
         raise ReplaymlError(f"the model cannot be made: {type(error).__name__}: {error}") from error
 
 
-def import_known(names: Iterable[str], imports: Sequence[str]) -> None:
+def read_renames(rename: Sequence[str]) -> dict[str, str]:
+    """Return old names and new ones, of what the user wrote as ``OLD=NEW``.
+
+    Raises:
+        UsageError: When something is no such pair.
+
+    Example:
+        >>> read_renames(["__main__=train", "old.Net=new.Net"])
+        {'__main__': 'train', 'old.Net': 'new.Net'}
+    """
+    found = {}
+    for renaming in rename:
+        old, _, new = renaming.partition("=")
+        if not (old and new) or old.endswith(".") or new.endswith("."):
+            raise UsageError("bad-rename", f"{renaming!r} is no renaming. Write --rename OLD=NEW")
+        found[old] = new
+    return found
+
+
+def import_known(names: Iterable[str], imports: Sequence[str], rename: Mapping[str, str] | None = None) -> None:
     """Import what the user names, and replayml's own applications where a file needs them.
 
     Args:
         names: The names that a file needs.
         imports: Modules that the user names.
+        rename: Names in the file and those of today.
 
     Raises:
-        ReplaymlError: When one of them cannot be imported.
+        ReplaymlError: When one of the modules cannot be imported.
     """
     for name in imports:
         _import(name)
-    if any(name.startswith(f"{_TRAINING}.") for name in names):
+    renames = Renames(rename)
+    if any(renames.of(name).startswith(f"{_TRAINING}.") for name in names):
         importlib.import_module(_TRAINING)  # a fixed name, which no file gives
 
 
@@ -187,6 +213,8 @@ def with_hint(error: RecipeError) -> RecipeError:
     if error.code != "untrusted-name":
         return error
     hint = "On the command line, name the module that has it: --import MODULE"
+    if "'__main__." in error.message:
+        hint += "; for a class of a script, also where it is now: --rename __main__=MODULE"
     return RecipeError(error.code, error.where, f"{error.message}\n{hint}")
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from replayml.core.errors import RecipeError, ReplaymlError
 
-__all__ = ["Answer", "ExitCode", "clean", "give", "lines"]
+__all__ = ["Answer", "ExitCode", "UsageError", "clean", "give", "lines"]
 
 _WIDEST = 100_000
 
@@ -33,6 +33,20 @@ class ExitCode(IntEnum):
     USAGE = 2
     EXTRA = 3
     REFUSED = 4
+
+
+class UsageError(Exception):
+    """Words of the user that say nothing.
+
+    Args:
+        code: What is wrong, in a word.
+        message: What is wrong, and what to write instead.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,8 @@ def give(command: Callable[[], Answer], *, as_json: bool) -> NoReturn:
 def _answer(command: Callable[[], Answer]) -> Answer:
     try:
         return command()
+    except UsageError as error:
+        return _failed({"code": error.code, "message": error.message}, ExitCode.USAGE, error.message)
     except RecipeError as error:
         told = {"code": error.code, "where": error.where, "message": error.message}
         return _failed(told, ExitCode.REFUSED, f"refused: {error}")

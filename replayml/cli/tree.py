@@ -28,18 +28,19 @@ __all__ = ["run"]
 CLASS = "classtype"
 
 
-def run(path: Path, imports: Sequence[str] = ()) -> Answer:
+def run(path: Path, imports: Sequence[str] = (), rename: Sequence[str] = ()) -> Answer:
     """Show the modules of a model.
 
     Args:
         path: The file.
         imports: Modules that the user names.
+        rename: Names in the file and those of today, as ``OLD=NEW``.
     """
     opened = open_file(path)
     note = ""
     described: dict[str, dict[str, Any]] = {}
     try:
-        described = _described(make_model(opened, imports))
+        described = _described(make_model(opened, imports, rename))
     except RecipeError as error:
         if error.code != "untrusted-name":
             raise

@@ -223,7 +223,7 @@ class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
             or tags.walk(self.owner, tags.visible(self.owner, path)) is not None
         )
 
-    def _view(self, setting: Setting) -> ConfigItem | DetachedConfigItem:
+    def _view(self, setting: Setting, target: Path) -> ConfigItem | DetachedConfigItem:
         if setting.by is None:
             return ConfigItem(None, setting.value, setting.where)
         source = setting.by
@@ -231,12 +231,14 @@ class Config(Mapping[Path, list["ConfigItem | DetachedConfigItem"]]):
             source = source._record.maker  # one that its maker has taken out since set it for its maker
         if source is not None:
             return ConfigItem(tags.shown(source), setting.value, setting.where)
+        if any(top._record.left is self.owner for top in tags.roots(setting.by)):
+            return ConfigItem(target, setting.value, setting.where)  # it stays with what it was set on
         return DetachedConfigItem(setting.by, setting.value, setting.where)
 
     def __getitem__(self, key: Path) -> list[ConfigItem | DetachedConfigItem]:
         for path, settings in self._entries():
             if path == key:
-                return [self._view(setting) for setting in settings]
+                return [self._view(setting, path[:-1]) for setting in settings]
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[Path]:

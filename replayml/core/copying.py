@@ -20,7 +20,7 @@ from replayml.core.config import Edit, Node, Setting, order
 from replayml.core.meta import capture
 from replayml.core.record import Blueprint
 from replayml.core.replay import arguments_again, realize
-from replayml.core.settings import settings_of
+from replayml.core.settings import in_force_before, settings_of
 from replayml.core.tags import Site, walk
 from replayml.core.tape import CallRecord, Path, PlainRecord, TapeEntry, TreeRef
 
@@ -80,7 +80,6 @@ class _Copier:
     """Copies a graph of records, without the entries that the copy will make by itself."""
 
     def __init__(self, reached: dict[int, CallRecord], module: Any) -> None:
-        self._reached = reached
         self._module = module
         self._told = {entry.serial for record in reached.values() for entry in record.tape if entry.serial}
         self._owners = {id(record.owner) for record in reached.values()}
@@ -133,9 +132,9 @@ class _Copier:
 
     def _made_again(self, maker: Any) -> bool:
         while maker is not None:
-            if maker is self._module or id(maker._record.call) in self._reached:
+            if maker is self._module or id(maker) in self._owners:
                 return True
-            maker = maker._record.maker
+            maker = maker._record.first_maker
         return False
 
     def value(self, value: Any) -> Any:
@@ -178,6 +177,8 @@ def with_settings_from_above(
     calls = _calls_from_above(module, roots)
     inside = {edit.serial for _, _, node in _below(module, roots) for edit in node.edits}
     by_call = {*calls, *(edit.serial for _, _, node in _below(module, roots) for edit in node.edits if not edit.again)}
+    told_of: set[int] = set()  # modules, by identity
+    told_edits: set[int] = set()  # by serial
     for below, at, node in _below(module, roots):
         own = _came_along(module, at)
 
@@ -189,7 +190,10 @@ def with_settings_from_above(
                 and not is_known(thing)
             )
 
-        for name, setting in settings_of(below).items():
+        settings = {} if id(below) in told_of else settings_of(below)
+        for name, setting in settings.items():
+            if setting.during in by_call:
+                setting = in_force_before(below, name, setting.during) or setting  # what the call met
             if counts(setting) and below._takes(name):
                 told = Told(module, at, setting.site)
                 entry = TapeEntry(told.tags, "configure", (name, capture(setting.value)), {}, setting.where)
@@ -197,8 +201,10 @@ def with_settings_from_above(
         found += [
             (order(edit) if edit.again else (0, True, edit.serial), Relocation(module, at, edit).entry())
             for edit in node.edits
-            if counts(edit) and edit.serial in (below._record.applied or ())
+            if edit.serial not in told_edits and counts(edit) and edit.serial in (below._record.applied or ())
         ]
+        told_of.add(id(below))
+        told_edits |= {edit.serial for edit in node.edits}
     found += [((0, True, serial), entry) for serial, entry in calls.items() if serial not in told_already]
     entries = [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
     call = record.call
@@ -258,10 +264,16 @@ class Relocation:
 
     def _outside(self, kept: Any, given: Any) -> Any:
         """Return what stands elsewhere, or stood there: a module with all that is in force for it."""
-        is_there = tags.child_at(tags.root(self._module), kept.tags) is not None
+        record = getattr(given, "_record", None)
+        has_left = record is None or record.gone is not None
+        is_there = has_left and tags.child_at(tags.root(self._module), kept.tags) is not None
         value = arguments_again(kept, tags.root(self._module)) if is_there or given is None else given
-        is_recorded_module = getattr(value, "_record", None) is not None
-        return with_settings_from_above(value, tags.roots(value)) if is_recorded_module else value
+        record = getattr(value, "_record", None)
+        if record is None:
+            return value
+        if any(above is self._module for above in tags.ancestors(value)):
+            return record.call  # what is in force for it is told where it stands now
+        return with_settings_from_above(value, tags.roots(value))
 
     def _value(self, told: Any, kept: Any, given: Any) -> Any:
         """Translate a value: as the tape tells it, as the edit keeps it, and as it was given (None when not known)."""
@@ -312,14 +324,12 @@ def _came_along(module: Any, at: Path) -> set[int]:
 
 
 def _below(module: Any, roots: list[Any]) -> Iterator[tuple[Any, Path, Node]]:
-    """Yield (the recorded module that stands there, its slots below ``module``, its node), each module once."""
-    seen: set[int] = set()
+    """Yield (the recorded module that stands there, its slots below ``module``, its node) for each place."""
     for top, path in tags.paths_below(module, roots):
         config = top._record.config
         for at, node in () if config is None else config.below(path):
             found = tags.child_at(top, at)
-            if hasattr(found, "_record") and id(found) not in seen:
-                seen.add(id(found))
+            if hasattr(found, "_record"):
                 yield found, at[len(path) :], node
 
 

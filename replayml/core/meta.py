@@ -29,6 +29,7 @@ from replayml.core.journal import note, refill
 from replayml.core.record import Forecast, Line, Record
 from replayml.core.signatures import bind, signature_of
 from replayml.core.tape import CallRecord, PlainRecord, Where, caller
+from replayml.core.tree import forget_remnants
 
 __all__ = [
     "ExtendedConstructorMeta",
@@ -227,7 +228,7 @@ def _record(
 def _note_creation(module: Any, by: Any, line: Line, forecast: Forecast | None) -> None:
     """Note that the ``__init__`` of ``by`` made a module, and where it will stand if all is as the last time."""
     record: Record = module._record
-    record.maker = by
+    record.maker = record.first_maker = by
     record.line = line
     maker: Record = by._record
     if maker.creations is None or maker.made_at is None:
@@ -253,13 +254,12 @@ def _has_own_new(cls: Any) -> bool:
 
 
 def _again(forecast: Forecast, by: Any) -> Any:
-    """Return the object of the last time, empty but for its record, if it stands nowhere in the tree of its maker."""
+    """Return the object of the last time, empty but for its record, if it was not put anywhere else since."""
     module = forecast.module
     record: Record = module.__dict__["_record"]
     if record.gone is None or record.built or _has_own_new(record.call.cls):
         return None
-    if record.links and any(top is tags.root(by) for top in tags.roots(module)):
-        return None
+    forget_remnants(module, by)
     forget(module)
     note(refill, module.__dict__, dict(module.__dict__))
     module.__dict__.clear()

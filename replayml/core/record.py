@@ -129,7 +129,8 @@ class Record:
         kwargs: The keyword arguments, likewise.
         kept: The lists, dicts and sets among these arguments, and among those of the calls that it was told of.
         call: The module as data; its tape grows while the module is a root.
-        maker: The module in whose ``__init__`` this one was made, or None.
+        maker: The module in whose ``__init__`` this one was made; None for the user, also when the user took it out.
+        first_maker: The same, also when the user took it out.
         links: Where the module stands: its parents and its slots below each.
         children: The replayml modules right below, by their slots.
         config: The settings made while this module was a root; None when there are none.
@@ -159,6 +160,7 @@ class Record:
     kept: list[Kept] = ()  # type: ignore[assignment]
     call: CallRecord
     maker: Any = None
+    first_maker: Any = None
     links: list[tuple[Any, Path]] = ()  # type: ignore[assignment]
     children: dict[Path, Any] = NOTHING
     config: Config | None = None

@@ -15,7 +15,7 @@ from replayml.core.journal import note
 from replayml.core.record import NOTHING
 from replayml.core.tape import Path
 
-__all__ = ["add_edit", "add_setting", "config_of", "in_force", "nodes_of", "put", "settings_of"]
+__all__ = ["add_edit", "add_setting", "config_of", "in_force", "in_force_before", "nodes_of", "put", "settings_of"]
 
 
 def config_of(top: Any) -> Config:
@@ -89,6 +89,12 @@ def in_force(nodes: list[Node], module: Any) -> dict[str, Setting]:
             known = candidates.setdefault(name, [])
             known += [setting for setting in settings if not any(setting is other for other in known)]
     return {name: winner(settings, owner) for name, settings in candidates.items() if settings}
+
+
+def in_force_before(module: Any, name: str, serial: int) -> Setting | None:
+    """Return the setting of a name that counted when the call of that serial was made."""
+    found = [setting for node in nodes_of(module) for setting in node.items.get(name, ()) if setting.serial < serial]
+    return winner(found, tags.root(module)) if found else None
 
 
 def _future_root(module: Any) -> Any:

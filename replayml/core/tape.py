@@ -214,7 +214,7 @@ def _short(value: Any, limit: int = 60) -> str:
     if isinstance(value, PlainRecord):
         value = value.module
     if isinstance(value, TreeRef):
-        text = ".".join(("model", *value.tags))
+        text = "model" + "".join(f"[{tag}]" if tag.isdigit() else f".{tag}" for tag in value.tags)
         return f"{text}.{value.name}" if value.name else text
     if callable(value) and hasattr(value, "__qualname__"):
         return str(value.__qualname__)

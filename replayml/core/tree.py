@@ -18,7 +18,7 @@ from replayml.core.journal import note
 from replayml.core.settings import config_of, put
 from replayml.core.tape import Path
 
-__all__ = ["detach", "link", "made_within", "subtree"]
+__all__ = ["detach", "forget_remnants", "link", "made_within", "subtree"]
 
 
 def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]] = ()) -> None:
@@ -51,7 +51,7 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
     if record.speculative:
         parent._record.speculative = True
     if len(record.links) > 1 or record.sharing:
-        for above in tags.ancestors(parent):
+        for above in tags.ancestors(child):
             above._record.sharing = True
         _stand_forward(child)
     if record.config is not None:
@@ -81,13 +81,11 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
     if slots in siblings:
         del siblings[slots]
         note(siblings.__setitem__, slots, child)
-    if not record.links and record.children:
+    if not record.links:
         note(setattr, record, "left", record.left)
         record.left = tags.root(parent)
-        _stand_back(child)
-    elif record.links and tags.root(child) is not tags.root(parent):
-        for module in subtree(child).values():
-            _stand_first_in(tags.root(parent), module)
+    if record.children or record.links:
+        _stand_back(child, tags.root(parent))
     _take_along(child, parent, slots)
 
 
@@ -140,7 +138,29 @@ def _stand_first_in(top: Any, module: Any) -> None:
 
 def _stands_back_for(other: Any, holder: Any) -> bool:
     """Tell whether what a root and the tree of ``holder`` share belongs to the tree first: the root came out of it."""
-    return made_within(other, holder) or other._record.left is tags.root(holder)
+    return is_remnant(other, holder) or other._record.left is tags.root(holder)
+
+
+def is_remnant(other: Any, holder: Any) -> bool:
+    """Tell whether a root was made by what stands in the tree of ``holder``, which does not hold it any more."""
+    top = tags.root(holder)
+    maker = other._record.maker
+    while maker is not None:
+        if maker is holder or tags.root(maker) is top:
+            return True
+        maker = maker._record.maker
+    return False
+
+
+def forget_remnants(module: Any, holder: Any) -> None:
+    """Forget that a module stands in what the tree of ``holder`` has made and left."""
+    record = module._record
+    for parent, slots in list(record.links):
+        if is_remnant(tags.root(parent), holder):
+            note(setattr, record, "links", record.links)
+            record.links = [link for link in record.links if link[0] is not parent]
+            note(parent._record.children.__setitem__, slots, module)
+            del parent._record.children[slots]
 
 
 def subtree(top: Any) -> dict[int, Any]:
@@ -155,14 +175,18 @@ def subtree(top: Any) -> dict[int, Any]:
     return inside
 
 
-def _stand_back(gone: Any) -> None:
-    """Let what a module that was taken out shares with others stand at the others' places first."""
-    inside = subtree(gone)
-    for module in inside.values():
+def _stand_back(gone: Any, top: Any) -> None:
+    """Let what a module that was taken out shares with others stand first in the tree that is left, then elsewhere."""
+
+    def comes_later(link: tuple[Any, Path]) -> tuple[bool, bool]:
+        roots = tags.roots(link[0])
+        return all(root is not top for root in roots), all(root is gone for root in roots)
+
+    for module in subtree(gone).values():
         links = module._record.links
-        if len(links) > 1 and tags.root(module) is gone:
+        if len(links) > 1 and tags.root(module) is not top:
             note(setattr, module._record, "links", links)
-            module._record.links = sorted(links, key=lambda link: all(top is gone for top in tags.roots(link[0])))
+            module._record.links = sorted(links, key=comes_later)
 
 
 def _unlink(record: Any, parent: Any, slots: Path) -> None:

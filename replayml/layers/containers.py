@@ -296,6 +296,11 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
         chosen: list[Any]
         if args and isinstance(args[0], (int, slice, list)) and not isinstance(args[0], bool):
             key, *rest = args
+            if isinstance(key, list) and not all(isinstance(index, int) for index in key):
+                raise ConfigurationError(
+                    f"{self._place()} takes a list of indices here, not {key!r}. To exchange elements: layers[i] = "
+                    "..., append, insert and pop"
+                )
             keys = [key] if isinstance(key, int) else range(*key.indices(len(self))) if isinstance(key, slice) else key
             chosen = [self[self._index(index)] for index in keys]
             args = tuple(rest)

@@ -20,6 +20,7 @@ from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.settings import settings_of
 from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder
+from replayml.module.hints import about_variadic
 from replayml.module.module import Module
 
 __all__ = ["External"]
@@ -213,7 +214,8 @@ class External(Module):
         line = self._record.call.where
         return ConfigurationError(
             f"{place} takes no {name!r}.{suggestion(name, signature.names)} "
-            f"It takes: {', '.join(signature.names) or 'no arguments'}." + (f" (made at {line})" if line else "")
+            f"It takes: {', '.join(signature.names) or 'no arguments'}."
+            f"{about_variadic(self.classtype, signature, self._modules)}" + (f" (made at {line})" if line else "")
         )
 
     # Building -------------------------------------------------------------------------------------------------

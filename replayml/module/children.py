@@ -22,6 +22,7 @@ from replayml.core.leaving import going
 from replayml.core.meta import QUIET, REPLAY, scope
 from replayml.core.record import Record
 from replayml.module import surgery
+from replayml.module.hints import warn_of_attribute
 
 __all__ = ["Children"]
 
@@ -53,6 +54,8 @@ class Children(nn.Module):
         ):
             self._assign(name, value)
         else:
+            if top is None and name in self.__dict__:
+                warn_of_attribute(self, name, value, self._place())
             self.set(name, value)
 
     def __delattr__(self, name: str) -> None:

@@ -27,6 +27,7 @@ from replayml.core.copying import describe
 from replayml.core.errors import ConfigurationError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.core.replay import Replayer
+from replayml.core.signatures import signature_of
 from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, Path, PlainRecord, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
@@ -276,6 +277,8 @@ def _assignable(target: Any, entry: TapeEntry) -> str | None:
     if len(entry.args) != {"set": 2, "unset": 1}.get(entry.method) or entry.kwargs:
         return None
     name = entry.args[0]
+    if entry.method == "set" and name in signature_of(type(target)).names and name not in target._modules:
+        return None  # an assignment would look like a setting, and be warned of
     if _is_name(name) and name not in type(target)._untracked:
         return f".{name}"
     if isinstance(target, nn.ModuleList) and name in target._modules and entry.method == "set":

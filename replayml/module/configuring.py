@@ -23,6 +23,8 @@ from replayml.core.settings import add_setting
 from replayml.core.signatures import signature_of
 from replayml.core.tape import Path
 from replayml.module.children import Children
+from replayml.module.hints import about_variadic
+from replayml.module.migrating import settings_now
 
 __all__ = ["Configuring"]
 
@@ -31,6 +33,7 @@ class Configuring(Children):
     """The part of `replayml.Module` that this file is about."""
 
     _defers: ClassVar[bool] = True
+    _settings_now = settings_now
 
     @property
     def configurables(self) -> set[str]:
@@ -147,12 +150,13 @@ class Configuring(Children):
             rebuilding.bring_in_line(self)
 
     def _unknown(self, name: str) -> ConfigurationError:
-        own, children = list(signature_of(type(self)).names), list(self._modules)
-        takes = f" It takes: {', '.join(own)}." if own else " It takes no arguments."
+        signature = signature_of(type(self))
+        own, children = list(signature.names), list(self._modules)
+        rest = about_variadic(type(self), signature, children)
+        takes = f" It takes: {', '.join(own)}." if own else "" if rest else " It takes no arguments."
         below = f" Its children: {', '.join(children[:20])}." if children else ""
-        return ConfigurationError(
-            f"{self._place()} has no setting {name!r}.{suggestion(name.strip(chr(39)), own + children)}{takes}{below}"
-        )
+        hint = suggestion(name.strip(chr(39)), own + children)
+        return ConfigurationError(f"{self._place()} has no setting {name!r}.{hint}{takes}{rest}{below}")
 
     def _place(self, *below: str) -> str:
         path = ".".join((*tags.shown(self), *below))

@@ -26,6 +26,8 @@ from replayml.core.settings import nodes_of, settings_of
 from replayml.core.signatures import bind, signature_of
 from replayml.core.tags import walk
 from replayml.core.tape import Path, Where
+from replayml.module.hints import about_variadic
+from replayml.module.paths import path_of
 
 __all__ = ["Candidate", "Explanation", "candidates", "explain", "factory_of", "settings_taken_by", "shown"]
 
@@ -111,7 +113,8 @@ def explain(model: Any, path: str | tuple[str | int, ...], name: str) -> Explana
 
     Args:
         model: A replayml module, built or not.
-        path: The path below it, ``"block.layer"`` or ``("blocks", 0, "layer")``; ``""`` is the module itself.
+        path: The path below it, ``"blocks.0.layer"``, ``"blocks[0].layer"`` or ``("blocks", 0, "layer")``; ``""`` is
+            the module itself.
         name: The name of the setting: an argument of the module, or ``"classtype"`` for the class of a layer.
 
     Returns:
@@ -132,7 +135,7 @@ def explain(model: Any, path: str | tuple[str | int, ...], name: str) -> Explana
         >>> [(above.owner, above.name, above.source) for above in found.via]
         [('Net', 'width', None)]
     """
-    parts = _parts(path)
+    parts = path_of(path)
     module, read_since = _unbuilt(model)
     prefix = tags.shown(module)
     for part in parts:
@@ -313,12 +316,6 @@ def _init_of(module: Any) -> str:
 # Finding the module ---------------------------------------------------------------------------------------------
 
 
-def _parts(path: str | tuple[str | int, ...]) -> Path:
-    if isinstance(path, str):
-        return tuple(path.split(".")) if path else ()
-    return tuple(str(part) for part in path)
-
-
 def _unbuilt(model: Any) -> tuple[Any, int]:
     """Return a module before its build, and the serial from which on settings were read off the example input."""
     record = model._record
@@ -341,13 +338,13 @@ def _no_such_path(model: Any, parts: Path) -> ConfigurationError:
 
 
 def _no_such_setting(module: Any, parts: Path, name: str) -> ConfigurationError:
-    names = settings_taken_by(module)
+    owner, names = factory_of(module), settings_taken_by(module)
     place = f" at {'.'.join(parts)!r}" if parts else ""
     setting = settings_of(module).get(name)
     idle = f" It was set at {setting.where}, but the class in force has no use for it." if setting is not None else ""
     return ConfigurationError(
-        f"{_name(factory_of(module))}{place} takes no {name!r}.{suggestion(name, names)}{idle} "
-        f"It takes: {', '.join(names) or 'no arguments'}"
+        f"{_name(owner)}{place} takes no {name!r}.{suggestion(name, names)}{idle} "
+        f"It takes: {', '.join(names) or 'no arguments'}.{about_variadic(owner, signature_of(owner), module._modules)}"
     )
 
 

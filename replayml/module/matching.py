@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from replayml.core.errors import CheckpointError, NotBuiltError, suggestion
+from replayml.module.paths import dotted
 from replayml.recipe.files.weights import by_path, normal_name
 
 __all__ = ["LEAST_MATCH", "MatchReport", "Mismatch", "load_matching"]
@@ -146,7 +147,7 @@ def load_matching(
         True
     """
     _require_weights(model, "the model")
-    given = _renamed(_trained_state(trained), rename or {})
+    given = _renamed(_trained_state(trained), {dotted(old): dotted(new) for old, new in (rename or {}).items()})
     own: dict[str, Any] = model.state_dict(keep_vars=True)
     names = {normal_name(name): name for name in own}
     given = {names.get(name, name): value for name, value in given.items()}

@@ -2,8 +2,8 @@
 
 Invariants:
     * What torch, Lightning and replayml put on modules themselves is no change.
-    * Of attributes only the settings of torch's own layers are compared: what other modules count, or keep from one
-      call to the next, is theirs to change.
+    * Of attributes, the settings of torch's own layers are compared, and of other modules those that somebody has set
+      from outside: what modules count, or keep from one call to the next, is theirs to change.
 """
 
 from __future__ import annotations
@@ -11,77 +11,147 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["modules", "other_modules"]
+from replayml.core.copying import describe, realize
+from replayml.module.attributes import is_setting, package_of, set_from_outside
+from replayml.recipe.files import weights
+from replayml.recipe.format import Limits
+from replayml.recipe.recipe import known_names
+from replayml.recipe.views.effective import Comparison
 
-_COMPILED = "_orig_mod"
+__all__ = ["ATTRIBUTES", "FORWARD", "HOOKS", "MORE", "SETTINGS", "modules", "other_modules"]
+
+SETTINGS = "other settings"
+ATTRIBUTES = "attributes that were set"
+MORE = "attributes that came new"
+HOOKS = "forward hooks"
+FORWARD = "another forward"
+_FOREIGN = "parts of another model"
+_ITSELF = "the model itself"
+
 _OURS = frozenset({"lightning", "lightning_fabric", "pytorch_lightning", "replayml", "torch", "torchmetrics"})
-_PLAIN = (bool, int, float, complex, str, type(None))
 
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each module with its normal path; what ``torch.compile`` put around one comes before it."""
+    """Yield each module with its normal path; what torch put around one, such as ``torch.compile``, comes before it."""
     for path, module in model.named_modules(remove_duplicate=False):
-        yield ".".join(name for name in path.split(".") if name != _COMPILED), module
+        yield ".".join(name for name in path.split(".") if name not in weights.WRAPPERS), module
 
 
-def other_modules(model: nn.Module, remade: nn.Module) -> dict[str, list[str]]:
-    """Return the paths of modules that differ, grouped by what differs.
+def other_modules(model: nn.Module, remade: nn.Module, again: Callable[[], nn.Module]) -> dict[str, list[str]]:
+    """Return the places that differ, with both values where there are two, grouped by what differs.
+
+    What stands under `MORE` makes a difference only to who looks for it.
+
+    Args:
+        model: A model.
+        remade: What its recipe makes.
+        again: Makes it once more.
 
     Example:
         >>> changed = nn.Sequential(nn.MultiheadAttention(4, 2))
         >>> changed[0].batch_first = True
-        >>> other_modules(changed, nn.Sequential(nn.MultiheadAttention(4, 2)))
-        {'other settings': ['0']}
+        >>> make = lambda: nn.Sequential(nn.MultiheadAttention(4, 2))
+        >>> other_modules(changed, make(), make)
+        {'other settings': ['0.batch_first is True instead of False']}
     """
     found, expected = dict(modules(model)), dict(modules(remade))
-    strange = [path for path in found | expected if path not in found or path not in expected]
-    strange += [path for path in found if path in expected and _kind(found[path]) != _kind(expected[path])]
+    strange = [path or _ITSELF for path in found | expected if path not in found or path not in expected]
+    strange += [
+        f"{path or _ITSELF}: {_short(found[path])} instead of {_short(expected[path])}"
+        for path in found.keys() & expected.keys()
+        if not _are_of_one_kind(found[path], expected[path])
+    ]
     if strange:
-        return {"other modules": _shown(strange)}
-    groups = {title: _shown(path for path in found if differ(found[path], expected[path])) for title, differ in _CHECKS}
-    return {title: paths for title, paths in groups.items() if paths}
+        return {"other modules": sorted(strange)}
+    groups: dict[str, list[str]] = {title: [] for title in (SETTINGS, _FOREIGN, ATTRIBUTES, MORE)} | {
+        title: [path or _ITSELF for path in found if differ(found[path], expected[path])] for title, differ in _CHECKS
+    }
+    for path in found:
+        groups[SETTINGS] += _other_settings(path, found[path], expected[path])
+    groups[_FOREIGN] += _foreign(model, found, expected)
+    for setting in set_from_outside(found, expected, lambda: dict(modules(again()))):
+        groups[ATTRIBUTES if setting.is_read else MORE].append(str(setting))
+    return {title: places for title, places in groups.items() if places}
 
 
-def _shown(paths: Any) -> list[str]:
-    return [path or "the model itself" for path in paths]
+def _class_of(module: nn.Module) -> type:
+    """Return the class of a module, without what torch mixes in where its weights are sharded."""
+    return next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed"))
 
 
-def _kind(module: nn.Module) -> tuple[str, str]:
-    """Return the class of a module, and of torch's own the settings that it shows as well."""
-    cls = next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed"))
-    settings = module.extra_repr() if _is_torch(cls) else ""
-    return f"{cls.__module__}.{cls.__qualname__}", settings
+def _are_of_one_kind(module: nn.Module, remade: nn.Module) -> bool:
+    one, other = _class_of(module), _class_of(remade)
+    if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+        return True
+    # Between processes a trainer puts these in the place of those that the recipe makes, and back.
+    is_synchronised = isinstance(module, nn.SyncBatchNorm) or package_of(one) in ("lightning", "pytorch_lightning")
+    return is_synchronised and isinstance(module, _BatchNorm) and isinstance(remade, _BatchNorm)
 
 
-def _is_torch(cls: type) -> bool:
-    return cls.__module__.startswith("torch.nn.modules.")
+def _short(module: nn.Module) -> str:
+    return f"{_class_of(module).__name__}({module.extra_repr()})"
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return _class_of(module).__module__.startswith("torch.nn.modules.")
 
 
 # Checks ---------------------------------------------------------------------------------------------------------
 
 
-def _settings_differ(module: nn.Module, remade: nn.Module) -> bool:
-    if not _is_torch(type(remade)):
-        return False
-    values, others = module.__dict__, remade.__dict__
-    return any(
-        _is_setting(value) and _is_setting(values.get(name, ...)) and values[name] != value
-        for name, value in others.items()
-        if not name.startswith("_") and name != "training"
-    )
+def _other_settings(path: str, module: nn.Module, remade: nn.Module) -> list[str]:
+    """Return the settings of one of torch's own layers that differ."""
+    if not _is_torch(remade):
+        return []
+    values = module.__dict__
+    names = [
+        name
+        for name, value in remade.__dict__.items()
+        if not name.startswith("_")
+        and name != "training"
+        and is_setting(value)
+        and is_setting(values.get(name, ...))
+        and values[name] != value
+    ]
+    prefix = f"{path}." if path else ""
+    found = [f"{prefix}{name} is {_shown(values[name])} instead of {_shown(remade.__dict__[name])}" for name in names]
+    if not found and module.extra_repr() != remade.extra_repr():
+        found = [f"{path or _ITSELF}: {_short(module)} instead of {_short(remade)}"]
+    return found
 
 
-def _is_setting(value: object) -> bool:
-    if isinstance(value, FunctionType):
-        return "<" not in value.__qualname__  # a lambda of a constructor is another one each time
-    if isinstance(value, tuple):
-        return all(_is_setting(item) for item in value)
-    return isinstance(value, BuiltinFunctionType) or (isinstance(value, _PLAIN) and value == value)
+def _shown(value: Any) -> str:
+    return str(value.__name__) if callable(value) else repr(value)
+
+
+def _foreign(model: nn.Module, found: dict[str, nn.Module], expected: dict[str, nn.Module]) -> list[str]:
+    """Return what is in force in parts that come from elsewhere, and differs from what the recipe makes there."""
+    at_home = {id(module) for path, module in found.items() if _is_at_home(module, path, model)}
+    looked_at: list[str] = []
+    changes = []
+    for path, module in found.items():
+        if id(module) in at_home or any(path.startswith(f"{above}.") for above in looked_at):
+            continue
+        looked_at.append(path)
+        ours, theirs = (weights.skeleton(partial(realize, describe(part))) for part in (module, expected[path]))
+        for change in Comparison(known_names(()), (), Limits()).changes(theirs, ours):
+            place = ".".join(filter(None, (path, *change.path, change.name)))
+            changes.append(f"{place} is {change.new or 'missing'} instead of {change.old or 'missing'}")
+    return changes
+
+
+def _is_at_home(module: nn.Module, path: str, model: nn.Module) -> bool:
+    """Tell whether a part was built here, with its model; what has no record cannot tell."""
+    record, top = (each.__dict__.get("_record") for each in (module, model))
+    if not path or record is None or top is None or not (record.built and top.built):
+        return True
+    place = tuple(name for name in record.path[len(top.path) :] if name not in weights.WRAPPERS)
+    return record.blueprint is top.blueprint and place == tuple(path.split("."))
 
 
 def _hooks_differ(module: nn.Module, remade: nn.Module) -> bool:
@@ -116,8 +186,7 @@ def _order_differs(module: nn.Module, remade: nn.Module) -> bool:
 
 
 _CHECKS: tuple[tuple[str, Callable[[nn.Module, nn.Module], bool]], ...] = (
-    ("other settings", _settings_differ),
-    ("forward hooks", _hooks_differ),
-    ("another forward", _forward_differs),
+    (HOOKS, _hooks_differ),
+    (FORWARD, _forward_differs),
     ("another order of children", _order_differs),
 )

@@ -10,10 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from replayml.core.replay import realize
 from replayml.core.tags import walk
 from replayml.core.tape import CallRecord
 from replayml.module.gathering import gathered, is_first_process, is_sharded, require_values, shared
-from replayml.module.sameness import modules, other_modules
+from replayml.module.keeping import Again, note_state, require_recipe_of, restore, set_modes
+from replayml.module.paths import dotted, path_of
 from replayml.module.sizes import (
     BUILD_DTYPE,
     built_again,
@@ -37,21 +37,20 @@ from replayml.module.sizes import (
     sizes_of,
     write_sizes,
 )
-from replayml.module.unsaved import kept, places, put_back
+from replayml.module.unsaved import kept, places, put_back, require_places
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import noting
 from replayml.recipe.files import weights
+from replayml.recipe.files.dense import require_dense
 from replayml.recipe.files.reading import ModelFile, read_model_file
-from replayml.recipe.files.state import DEFAULT_DTYPES, State
 from replayml.recipe.files.storing import Content, form_for, write_model_file
 from replayml.recipe.format import Limits
 from replayml.recipe.recipe import Recipe
-from replayml.recipe.text.metering import free_memory, measured, rehearse
+from replayml.recipe.text.metering import free_memory, measured
 
 __all__ = ["content_of", "load", "load_file", "save"]
 
 _LIMITS = Limits()
-_UNLIMITED = Limits(memory=2**62, tensors=2**62, modules=2**62, seconds=float("inf"))
 _TRAINING = "replayml.training"
 CHECKPOINT = ".ckpt"
 
@@ -89,98 +88,27 @@ def content_of(model: Any, codecs: Sequence[Codec[Any]] = (), allow_pickle: bool
         )
     recipe = Recipe.of(describe(model), codecs=codecs, built=is_built, allow_pickle=allow_pickle).to_json()
     if not is_built:
+        require_recipe_of(model)
         return Content(recipe)
-    dtype = model.__dict__.get(BUILD_DTYPE, torch.get_default_dtype())
-    make = _maker(model, dtype)
     state = _weights_of(model)
-    groups = shared(state)
-    _require_same(model, _remade(model, make), state, groups)
-    ties = {name: first for first, *others in groups for name in others}
-    more = {} if is_sharded(model) else kept(model, state, make)
+    again = Again(model)
+    again.require_same(state)
+    ties = {name: first for first, *others in shared(state) for name in others}
+    more = {} if is_sharded(model) else kept(model, state, again.places)
+    dtype = model.__dict__.get(BUILD_DTYPE, torch.get_default_dtype())
     return Content(
         recipe,
-        State(
-            recipe=hashlib.sha256(recipe.encode()).hexdigest(),
-            sizes=write_sizes(sizes_of(model)),
-            dtype=dtype,
-            modes=_modes(model),
-            frozen=_frozen(model),
-            ties=ties,
-            buffers=_unsaved(model, state),
-        ),
+        note_state(model, recipe, state, sizes=write_sizes(sizes_of(model)), dtype=dtype, ties=ties),
         gathered({name: tensor for name, tensor in state.items() if name not in ties}) | more,
     )
 
 
-def _maker(model: Any, dtype: torch.dtype) -> Callable[[], nn.Module]:
-    """Return what makes a built model again, as loading does."""
-
-    def make() -> nn.Module:
-        with default_dtype(dtype):
-            result: nn.Module = built_again(realize(describe(model)), sizes_of(model))
-            return result
-
-    return make
-
-
-def _remade(model: Any, make: Callable[[], nn.Module]) -> nn.Module:
-    """Return what loading would make of a built model, without its weights."""
-    try:
-        made: nn.Module | None = rehearse(make, _UNLIMITED).made
-        return weights.skeleton(make) if made is None else made
-    except Exception as error:
-        error.add_note(f"while making {type(model).__name__} again, as loading it would")
-        raise
-
-
 def _weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the ``state_dict`` of a model by normal names."""
-    return {weights.normal_name(name): require_values(name, value) for name, value in model.state_dict().items()}
-
-
-def _require_same(
-    model: nn.Module, remade: nn.Module, state: Mapping[str, torch.Tensor], groups: Sequence[Sequence[str]]
-) -> None:
-    """Raise when a model is not what its recipe makes."""
-    expected = {weights.normal_name(name): value for name, value in remade.state_dict().items()}
-    found = weights.differences(weights.forms(state), weights.forms(expected))
-    tensors = {name: value for name, value in expected.items() if isinstance(value, torch.Tensor)}
-    ours, theirs = ({frozenset(group) for group in each} for each in (groups, shared(tensors)))
-    for title, changed in (("made one", ours - theirs), ("no longer one", theirs - ours)):
-        if changed:
-            found[title] = sorted(" and ".join(sorted(group)) for group in changed)
-    found = found or other_modules(model, remade)
-    if found:
-        raise CheckpointError(
-            f"{type(model).__name__} was changed after its build, and its recipe does not make it so; in the model, "
-            f"against its recipe: {weights.listed(found)}. It would be another one when it is loaded, so it is not "
-            "saved. Take the change back, make it before the build, or in a method that is decorated with "
-            "@replayml.after_build"
-        )
-
-
-def _modes(model: nn.Module) -> dict[str, bool]:
-    """Return whether modules are in training mode, of those that are not as the one above."""
-    modes = {path: module.training for path, module in modules(model)}
-    return {path: mode for path, mode in modes.items() if not path or mode != modes[path.rpartition(".")[0]]}
-
-
-def _frozen(model: nn.Module) -> tuple[str, ...]:
-    return tuple(
-        weights.normal_name(name)
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if not parameter.requires_grad
-    )
-
-
-def _unsaved(model: nn.Module, saved: Iterable[str]) -> dict[str, torch.dtype]:
-    """Return the types of the floating point buffers that no file holds."""
-    names = {weights.normal_name(name): buffer for name, buffer in model.named_buffers(remove_duplicate=False)}
-    return {
-        name: buffer.dtype
-        for name, buffer in names.items()
-        if name not in saved and str(buffer.dtype) in DEFAULT_DTYPES
-    }
+    state = {weights.normal_name(name): value for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        require_dense(name, value)
+    return {name: require_values(name, value) for name, value in state.items()}
 
 
 # Loading --------------------------------------------------------------------------------------------------------
@@ -205,7 +133,7 @@ def load(
     Args:
         path: A ``.replayml`` file, a folder that `Module.save` or `Module.save_pretrained` wrote, or a checkpoint
             (``.ckpt``) of an application.
-        at: Return this part of the model only, such as ``"model.backbone"``.
+        at: Return this part of the model only, such as ``"model.backbone"`` or ``"blocks[0].layer"``.
         trust: Classes, functions and codecs of yours, as objects, that the file may name, besides replayml modules
             that the program has imported and torch's own layers.
         rename: Names in the file, and those that the same things have now.
@@ -296,26 +224,21 @@ class _Loader:
         """Return the model with its weights."""
         device = torch.device("cpu" if map_location is None else map_location)
         model = measured(lambda: weights.skeleton(self._make), self._limits)
-        prefix = "" if self._at is None else f"{self._at}."
+        prefix = f"{dotted(self._at)}." if self._at else ""
         names = {name.removeprefix(prefix): name for name in self._file.names if name.startswith(prefix)}
         more = places(model)
         found = {name: self._form(stored) for name, stored in names.items()}
         weights.require_fit(model, {name: form for name, form in found.items() if name not in more})
-        self._require_places({name: found[name] for name in more if name in found}, more)
+        require_places({name: found[name] for name in more if name in found}, model)
         if device.type != "meta":
             self._file.check()
         tensors = {stored: self._file.tensor(stored) for stored in {*map(self._stored, names.values())}}
         given = {name: tensors[self._stored(stored)] for name, stored in names.items()}
         put_back(model, {name: given.pop(name) for name in more if name in given})
         weights.assign(model, given, strict=True, make=self._make, follow_type=False)
-        self._restore(model, prefix)
+        restore(model, self._state, prefix)
         remember_call(model, lambda: realize(self._record))
         return model.to(device) if device.type != "cpu" else model
-
-    def _require_places(self, found: Mapping[str, weights.Form], places: Mapping[str, torch.Tensor]) -> None:
-        groups = weights.differences(found, weights.forms({name: places[name] for name in found}))
-        if groups:
-            raise CheckpointError(f"tensors do not fit those that the recipe makes: {weights.listed(groups)}")
 
     def _form(self, name: str) -> weights.Form:
         entry = self._file.entry(name)
@@ -327,33 +250,13 @@ class _Loader:
     def _make(self) -> Any:
         with default_dtype(self._state.dtype):
             model = built_again(realize(self._record), self._sizes)
-        _set_modes(model, self._state.modes)
+        set_modes(model, self._state.modes)
         return model if self._at is None else _part(model, self._at)
-
-    def _restore(self, model: nn.Module, prefix: str) -> None:
-        """Give a model what the file tells beside the tensors."""
-        frozen = frozenset(self._state.frozen)
-        for name, parameter in model.named_parameters():
-            is_trained = prefix + weights.normal_name(name) not in frozen
-            parameter.requires_grad_(is_trained and (parameter.is_floating_point() or parameter.is_complex()))
-        for name, buffer in list(model.named_buffers(remove_duplicate=False)):
-            dtype = self._state.buffers.get(prefix + weights.normal_name(name))
-            if dtype is not None and dtype is not buffer.dtype:
-                weights.put(model, name, buffer.to(dtype))
-
-
-def _set_modes(model: nn.Module, modes: Mapping[str, bool]) -> None:
-    """Put modules into the modes that they were saved in."""
-    found = {"": modes.get("", True)}
-    for path, module in modules(model):
-        if path:
-            found[path] = modes.get(path, found[path.rpartition(".")[0]])
-        module.training = found[path]
 
 
 def _part(model: Any, at: str) -> Any:
     """Return the module at a path."""
-    found = walk(model, tuple(at.split(".")))
+    found = walk(model, path_of(at))
     if found is None:
         names = [name for name, _ in model.named_modules() if name]
         raise SelectionError(f"the model has nothing at {at!r}.{suggestion(at, names)}")

@@ -6,6 +6,7 @@
     model["blocks", "layer#0:2"]     only the first two matches of that name
     model["blocks", 1:]              slices of children
     model["**.activation"]           the same as ``...``, as one string, for files and the command line
+    model["blocks[0].layer"]         a path, as `replayml.module.paths` reads it; or ``"blocks.0.layer"``
 
 Invariants:
     * A selection holds paths, not modules: it stays right when modules are constructed again.
@@ -27,6 +28,7 @@ from replayml.core.journal import transaction
 from replayml.core.tags import walk
 from replayml.core.tape import Path
 from replayml.module import surgery
+from replayml.module.paths import split
 
 __all__ = ["Selection", "select"]
 
@@ -222,8 +224,15 @@ class Selection:
 
 
 def _text(selector: Any) -> str:
-    parts = selector if builtins.isinstance(selector, tuple) else (selector,)
-    return "[" + ", ".join("..." if part is ... else repr(part) for part in parts) + "]"
+    return f"[{', '.join(_texts(selector))}]"
+
+
+def _texts(selector: Any) -> Iterator[str]:
+    if builtins.isinstance(selector, tuple):
+        for part in selector:
+            yield from _texts(part)
+    else:
+        yield "..." if selector is ... else repr(selector)
 
 
 def _parts(selector: Any) -> list[Any]:
@@ -233,7 +242,7 @@ def _parts(selector: Any) -> list[Any]:
     if builtins.isinstance(selector, list):
         return [selector]
     if builtins.isinstance(selector, str):
-        return [... if part == "**" else part for part in selector.split(".")] if selector else []
+        return [... if part == "**" else part for part in split(selector)]
     if selector is ... or builtins.isinstance(selector, (int, slice)):
         return [selector]
     raise SelectionError(

@@ -7,19 +7,20 @@ What is put in is one of these:
 
 * a module: it stands in every selected place, as the one module that it is;
 * an unbuilt module: each place gets one of its own; in a built tree it is built with what arrives there;
-* a function: it is called with the module that stands in the place, and returns the one to put there.
+* a function: it is called with the module that stands in the place, and returns the one to put there, which may be a
+  new one around it: ``lambda old: Residual(old)``.
 
 Invariants:
     * One module that stands in several selected places is replaced by one module.
     * Before the build a replacement is on the tape; a built tree records nothing, so its recipe does not have it.
-    * All places are replaced, or none. After ``patched`` each place has the very module that it had before, in the same
-      order of children, whatever was raised in between.
+    * All places are replaced, or none. After ``patched`` each place has the very module that it had before, and its
+      parent has its children in the order that they had, whatever was done or raised in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from replayml.core.journal import transaction
 from replayml.core.tags import walk
 from replayml.core.tape import Path
 from replayml.module.building import forked_rng
+from replayml.module.sizes import default_dtype
 
 __all__ = ["Replacement", "patched", "replace"]
 
@@ -142,28 +144,22 @@ def patched(root: Any, paths: Sequence[Path], new: Replacement, *args: Any, **kw
         )
     places = _places(root, paths)
     chosen = _replacements(root, places, new, args, kwargs)
-    orders = {id(place.parent): list(place.parent._modules) for place in places}
+    orders = {id(place.parent): (place.parent, list(place.parent._modules)) for place in places}
     try:
         for place, module in chosen:
             place.parent._modules[place.name] = module
         yield root
     finally:
         for place in places:
-            _put_back(place, orders[id(place.parent)])
+            place.parent._modules[place.name] = place.old
+        for parent, order in orders.values():
+            _put_in_order(parent._modules, order)
 
 
-def _put_back(place: _Place, order: list[str]) -> None:
-    """Give a place its module again, and where it was taken out meanwhile, its position among the children too."""
-    children = place.parent._modules
-    if place.name in children:
-        children[place.name] = place.old
-        return
-    later = order[order.index(place.name) + 1 :]
-    moved = {name: child for name, child in children.items() if name in later or name not in order}
-    for name in moved:
-        del children[name]
-    children[place.name] = place.old
-    children.update(moved)
+def _put_in_order(children: dict[str, Any], order: Sequence[str]) -> None:
+    """Give the children that there were before their order again; those that came meanwhile follow them."""
+    for name in [*(name for name in order if name in children), *(name for name in children if name not in order)]:
+        children[name] = children.pop(name)
 
 
 # Places ---------------------------------------------------------------------------------------------------------
@@ -232,18 +228,36 @@ def _wanted(place: _Place, new: Replacement) -> nn.Module:
 
 
 def _built(root: Any, place: _Place, module: Any, inputs: tuple[tuple[Any, ...], dict[str, Any]] | None) -> nn.Module:
-    """Return a module of its own for a place, made where, of which type, and in which mode the one there is."""
+    """Return a module of its own for a place, made where, of which type, and in which mode the one there is.
+
+    One around the module that stands there, such as ``lambda old: Residual(old)`` makes, is built around that very one,
+    with its parameters; any other one is copied.
+    """
     args, kwargs = inputs or ((), {})
     device, dtype = _device_and_type(place.old, root)
+    kept = {id(below) for below in place.old.modules()}
     try:
-        made = module.create(*args, device=device, dtype=dtype, **kwargs)
+        if _is_around(module, kept):
+            with device or nullcontext(), default_dtype(dtype):
+                made = module.build(*args, **kwargs)
+        else:
+            made = module.create(*args, device=device, dtype=dtype, **kwargs)
     except Exception as error:
         hint = "" if inputs else "; where sizes are open, give example inputs of the model: replace(new, x)"
         error.add_note(f"while building {type(module).__name__} for the place {str(place)!r}{hint}")
         raise
     if not isinstance(made, nn.Module):
         raise ArgumentError(f"what is built for the place {str(place)!r} is no module but {type(made).__name__}")
-    return made.train(place.old.training)
+    for below in made.modules():
+        if id(below) not in kept:
+            below.training = place.old.training
+    return made
+
+
+def _is_around(module: Any, kept: Collection[int]) -> bool:
+    """Tell whether a new module holds, or was given, one of some modules."""
+    given = (*module._record.args, *module._record.kwargs.values())
+    return any(id(below) in kept for below in (*module.modules(), *given))
 
 
 def _device_and_type(old: nn.Module, root: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:

@@ -279,17 +279,20 @@ class Application(Running, Module, LightningModule):
     ) -> None:
         """Write a checkpoint without a trainer; `load_from_checkpoint` and ``ckpt_path=`` read it.
 
-        The file is there as a whole or not at all, and an older one stays until the new one is complete.
+        The file is there as a whole or not at all, and an older one stays until the new one is complete. With the
+        weights it keeps which parameters are frozen, what is in eval mode, and tensors that no ``state_dict`` has.
 
         Args:
-            path: Where to write it. To a ``.replayml`` file, or to a folder, it is written as by `Module.save`.
+            path: Where to write it: a name that ends in ``.ckpt``. To a ``.replayml`` file, or to a folder, it is
+                written as by `Module.save`.
             codecs: As for `Module.save`; a checkpoint takes none.
             allow_pickle: As for `Module.save`; a checkpoint takes none.
 
         Raises:
+            ConfigurationError: When the name is of no kind that is loaded.
             NotBuiltError: When there are no weights yet.
             RecipeError: When the checkpoint could not be loaded.
-            CheckpointError: When the weights are not those that the recipe makes.
+            CheckpointError: When the model is not what its recipe makes, or a weight has no values or is not dense.
         """
         if checkpoint.is_checkpoint(path):
             checkpoint.save(self, Path(path), codecs, allow_pickle)

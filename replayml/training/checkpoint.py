@@ -3,10 +3,13 @@
 The recipe stands as a JSON string among the hyper-parameters, with the sizes that were read off the example input.
 ``torch.load(weights_only=True)`` opens such a file, and every Lightning feature works with it.
 
+Beside them stands what a model file keeps too: modes, frozen parameters, and tensors that no ``state_dict`` has.
+A checkpoint without these, of a plain trainer or of an older version, is loaded as far as it goes.
+
 Invariants:
     * Nothing is unpickled, here or in the metaclass's from-checkpoint path: a recipe that is no text is refused.
     * A model that could not be loaded is not saved: its recipe is written, read back and followed, without weights,
-      before training starts.
+      before training starts. What changes while it trains, and costs no weights, is told and does not end the training.
     * Loading draws no random number and makes no weight that the file gives.
 """
 
@@ -14,51 +17,63 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.trainer.states import TrainerFn
 
 from replayml.core.copying import describe
-from replayml.core.errors import ArgumentError, CheckpointError, NotBuiltError, RecipeError
+from replayml.core.errors import ArgumentError, CheckpointError, ConfigurationError, NotBuiltError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
+from replayml.module import sameness
+from replayml.module.gathering import is_sharded, require_values
+from replayml.module.keeping import Again, note_state, restore, set_modes
 from replayml.module.sizes import (
     BUILD_DTYPE,
     built_again,
     default_dtype,
     note_taken,
-    read_sizes,
     remember_call,
     sizes_of,
     write_sizes,
 )
+from replayml.module.unsaved import kept, put_back, require_places
 from replayml.recipe import Codec, Limits, Recipe
-from replayml.recipe.faults import shown
 from replayml.recipe.files import weights
-from replayml.recipe.files.archive import check_archive
 from replayml.recipe.files.atomic import replace_file
+from replayml.recipe.files.dense import require_dense
 from replayml.recipe.files.reading import SUFFIX
-from replayml.recipe.files.state import DEFAULT_DTYPES
 from replayml.recipe.randomness import random_state, resume_randomness
 from replayml.recipe.text.metering import free_memory, measured
+from replayml.training.opening import (
+    ARGS_KEY,
+    DTYPE_KEY,
+    KWARGS_KEY,
+    RANDOM_KEY,
+    RECIPE_KEY,
+    SIZES_KEY,
+    STATE_KEY,
+    TENSORS_KEY,
+    bad_build,
+    beside,
+    build_arguments,
+    opened,
+    recipe_of,
+    state_dict_of,
+)
 
 __all__ = ["complete", "from_call", "load", "note_build", "note_recipe", "require_recipe", "resume", "save"]
 
-RECIPE_KEY = "__from_ckpt_application"
-ARGS_KEY = "__build_args"
-KWARGS_KEY = "__build_kwargs"
-SIZES_KEY = "sizes"
-DTYPE_KEY = "default_dtype"
-RANDOM_KEY = "replayml_random_state"
-
 FAULT = "_recipe_fault"
 EXPECTED = "_expected_weights"
+CHECKPOINT = ".ckpt"
 DEFAULT_DTYPE = BUILD_DTYPE
 
 _LIMITS = Limits()
@@ -67,6 +82,15 @@ _NO_CHECKPOINT = (
     "A checkpoint of this model could not be loaded again, so none is written. {remedy}, or train with "
     "enable_checkpointing=False"
 )
+_REFUSED = _NO_CHECKPOINT.format(
+    remedy="Take the change back, make it before the build (on app.new()), or in a method that is decorated with "
+    "@replayml.after_build"
+)
+
+# What no longer is as in the recipe, but costs a training no weights: hooks may only look, and a schedule of a callback
+# changes settings.
+_OF_CALLBACKS = (sameness.HOOKS,)
+_OF_TRAINING = (sameness.HOOKS, sameness.FORWARD, sameness.SETTINGS, sameness.ATTRIBUTES)
 
 
 # Saving ---------------------------------------------------------------------------------------------------------
@@ -97,8 +121,12 @@ def note_recipe(app: Any) -> None:
     app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: build})
 
 
-def require_recipe(app: Any) -> None:
+def require_recipe(app: Any, told: Collection[str] = _OF_CALLBACKS) -> None:
     """Raise when a checkpoint of an application could not be loaded.
+
+    Args:
+        app: The application.
+        told: What is told in a warning instead, as for `replayml.module.keeping.Again.require_same`.
 
     Raises:
         RecipeError: Naming the value that has no data form.
@@ -111,37 +139,23 @@ def require_recipe(app: Any) -> None:
         code, where, message = fault
         remedy = _NO_CHECKPOINT.format(remedy="Mend the value named here")
         raise RecipeError(code, where, f"{message} {remedy}")
-    _check_weights(app, app.state_dict())
+    state = {weights.normal_name(name): value for name, value in app.state_dict().items()}
+    for name, value in state.items():
+        require_dense(name, value)
+    _again(app).require_same(state, partly=not app.strict_loading, told=told, end=_REFUSED)
 
 
-def _check_weights(app: Any, state: Mapping[str, Any]) -> None:
-    """Raise when some weights would not fit what the recipe makes."""
-    if EXPECTED not in app.__dict__:
-        app.__dict__[EXPECTED] = _expected_weights(app)
-    groups = weights.differences(weights.forms(state), app.__dict__[EXPECTED])
-    if not app.strict_loading:
-        groups.pop("missing", None)
-    if groups:
-        remedy = "Make the change before the build, or in a method that is decorated with @replayml.after_build"
-        raise CheckpointError(
-            f"{type(app).__name__} was changed after its build, and its recipe does not make it so; in the model, "
-            f"against its recipe: {weights.listed(groups)}. {_NO_CHECKPOINT.format(remedy=remedy)}"
-        )
-
-
-def _expected_weights(app: Any) -> dict[str, weights.Form | None]:
-    """Return the form of each weight that the recipe of an application makes."""
-    try:
-        with default_dtype(app.__dict__.get(DEFAULT_DTYPE)):
-            made = weights.skeleton(lambda: _made(describe(app), sizes_of(app)))
-    except Exception as error:
-        error.add_note(f"while making {type(app).__name__} again, as loading its checkpoint would")
-        raise
-    return weights.forms(made.state_dict())
+def _again(app: Any) -> Again:
+    """Return what makes an application again, as loading its checkpoint would; a copy of it gets one of its own."""
+    found = app.__dict__.get(EXPECTED)
+    if isinstance(found, Again) and found.is_of(app):
+        return found
+    new = app.__dict__[EXPECTED] = Again(app)
+    return new
 
 
 def complete(app: Any, checkpoint: dict[str, Any]) -> None:
-    """Make sure that a checkpoint, which is about to be written, can be loaded.
+    """Make sure that a checkpoint, which is about to be written, can be loaded, and put into it what it lacks.
 
     Args:
         app: The application.
@@ -151,16 +165,66 @@ def complete(app: Any, checkpoint: dict[str, Any]) -> None:
         RecipeError: When the application has no recipe.
         CheckpointError: When the weights are not those that its recipe makes.
     """
-    require_recipe(app)
     trainer = app._trainer
+    is_trained = trainer is not None and trainer.state.fn is TrainerFn.FITTING
+    require_recipe(app, _OF_TRAINING if is_trained else ())
     state = checkpoint.get("state_dict")
     if state and (trainer is None or trainer.is_global_zero):
-        _check_weights(app, state)
+        _check_written(app, state)
     # What a constructor's save_hyperparameters() kept is in the recipe as well; here stays what every reader can open.
     checkpoint["hyper_parameters"] = {name: value for name, value in app.hparams.items() if _is_plain(value)}
+    names = {weights.normal_name(name) for name in app.state_dict()}
+    recipe: str = app.hparams[RECIPE_KEY]
+    checkpoint[STATE_KEY] = note_state(app, recipe, names, _modes_of_training(app, trainer)).to_text()
+    checkpoint[TENSORS_KEY] = {} if is_sharded(app) else kept(app, names, _again(app).places)
     if trainer is None or trainer.world_size == 1:
         checkpoint[RANDOM_KEY] = random_state()
     weights.own_memory(app)
+
+
+def _check_written(app: Any, state: Mapping[str, Any]) -> None:
+    """Raise when weights that are about to be written would not come back."""
+    others = {}
+    for name, value in state.items():
+        require_dense(name, value)
+        if isinstance(value, torch.Tensor):
+            require_values(name, value)
+        else:
+            others[name] = value
+    _require_openable(others)
+    groups = weights.differences(weights.forms(state), weights.forms(_again(app).whole().state_dict()))
+    if not app.strict_loading:
+        groups.pop("missing", None)
+    if groups:
+        raise CheckpointError(
+            f"what is written for {type(app).__name__} is not what its recipe makes; against its recipe: "
+            f"{weights.listed(groups)}. {_REFUSED}"
+        )
+
+
+def _require_openable(values: Mapping[str, Any]) -> None:
+    """Raise when something beside tensors could not be opened without unpickling."""
+    for name, value in values.items():
+        file = io.BytesIO()
+        try:
+            torch.save(value, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            raise RecipeError(
+                "no-data-form",
+                name,
+                f"the state_dict holds a {type(value).__name__} here that cannot be opened without unpickling. "
+                "Return a tensor, or numbers and strings, from get_extra_state()",
+            ) from error
+
+
+def _modes_of_training(app: Any, trainer: Any) -> dict[int, bool]:
+    """Return the modes that modules have while they are trained, if the trainer evaluates them at the moment."""
+    if trainer is None or not trainer.evaluating:
+        return {}
+    captured = trainer._evaluation_loop._module_mode.mode
+    return {id(module): captured[name] for name, module in app.named_modules() if name in captured}
 
 
 def _is_plain(value: Any) -> bool:
@@ -179,8 +243,22 @@ def resume(app: Any, checkpoint: Mapping[str, Any]) -> None:
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a checkpoint is what is written to a path: neither a model file nor a model folder."""
-    return Path(path).suffix not in ("", SUFFIX) and not Path(path).is_dir()
+    """Tell whether a checkpoint is what is written to a path, and what is read from it.
+
+    Raises:
+        ConfigurationError: When the name is of no kind that is read.
+    """
+    text, path = os.fspath(path), Path(path)
+    if path.suffix in ("", SUFFIX) or path.is_dir() or text.endswith(os.sep):
+        return False
+    if path.suffix != CHECKPOINT:
+        stem = path.name if path.suffix[1:2].isdigit() else path.stem
+        raise ConfigurationError(
+            f"{path} would not be loaded again: a name that ends in {path.suffix} is of none of the kinds that an "
+            f"application is saved as. Save it to {stem}{CHECKPOINT} (a checkpoint), {stem}{SUFFIX} (a model file) or "
+            "a name without an ending (a folder)"
+        )
+    return True
 
 
 def save(app: Any, path: Path, codecs: Sequence[Codec[Any]], allow_pickle: bool) -> None:
@@ -192,7 +270,7 @@ def save(app: Any, path: Path, codecs: Sequence[Codec[Any]], allow_pickle: bool)
         )
     if not app._has_built:
         raise NotBuiltError(f"{type(app).__name__} has no weights yet. Build it first: app.build(x)")
-    require_recipe(app)
+    require_recipe(app, ())
     content: dict[str, Any] = {
         "epoch": 0,
         "global_step": 0,
@@ -200,7 +278,20 @@ def save(app: Any, path: Path, codecs: Sequence[Codec[Any]], allow_pickle: bool)
         "state_dict": app.state_dict(),
     }
     app.on_save_checkpoint(content)
-    replace_file(path, lambda file: torch.save(content, file))
+    replace_file(path, lambda file: torch.save(content, file), partial(_require_opens, app))
+
+
+def _require_opens(app: Any, path: Path) -> None:
+    """Raise when a checkpoint that was just written could not be opened."""
+    try:
+        torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except Exception as error:
+        raise RecipeError(
+            "no-data-form",
+            "checkpoint",
+            f"what on_save_checkpoint() of {type(app).__name__} put into the checkpoint cannot be opened without "
+            "unpickling. Let it be numbers, strings and tensors",
+        ) from error
 
 
 # Loading --------------------------------------------------------------------------------------------------------
@@ -217,20 +308,28 @@ def load(
     **options: Any,
 ) -> Any:
     """Return the trained application of a checkpoint: see `Application.load_from_checkpoint` and `replayml.load`."""
-    content, is_mapped = _opened(path, "cpu" if map_location is None else map_location)
-    state = _state_dict(path, content)
+    content, is_mapped = opened(path, "cpu" if map_location is None else map_location)
+    stored = state_dict_of(path, content)
     parameters = content.get("hyper_parameters", {})
-    record = _recipe_of(parameters, limits).record(**options)
+    record = recipe_of(parameters, limits).record(**options)
     _require_class(cls, record)
-    sizes, dtype = _build_arguments(parameters)
+    sizes, dtype = build_arguments(parameters)
+    state, tensors = beside(path, content)
 
     def make() -> Any:
         with default_dtype(dtype):
-            return _made(record, sizes, settings)
+            made = _made(record, sizes, settings)
+        if state is not None:
+            set_modes(made, state.modes)
+        return made
 
-    app = measured(lambda: weights.skeleton(make), _for_mapped(limits, state) if is_mapped else limits)
+    app = measured(lambda: weights.skeleton(make), _for_mapped(limits, stored) if is_mapped else limits)
     app.on_load_checkpoint(content)
+    require_places(weights.forms(tensors), app)
+    put_back(app, {name: tensor.cpu().clone() for name, tensor in tensors.items() if not tensor.is_meta})
     weights.assign(app, content["state_dict"], app.strict_loading if strict is None else strict, make)
+    if state is not None:
+        restore(app, state)
     devices = {tensor.device for tensor in app.state_dict().values() if isinstance(tensor, torch.Tensor)}
     if len(devices) == 1:
         app.to(devices.pop())
@@ -242,18 +341,11 @@ def load(
 
 def load_unbuilt(cls: type, path: Path, *, limits: Limits = _LIMITS, **options: Any) -> Any:
     """Return the application of a checkpoint without its weights: see `replayml.load`."""
-    content, _ = _opened(path, "cpu")
-    _state_dict(path, content)
-    app = _recipe_of(content.get("hyper_parameters", {}), limits).model(**options)
+    content, _ = opened(path, "cpu")
+    state_dict_of(path, content)
+    app = recipe_of(content.get("hyper_parameters", {}), limits).model(**options)
     _require_class(cls, describe(app))
     return app
-
-
-def _state_dict(path: Any, content: Any) -> dict[str, Any]:
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{_shown(path)} is no Lightning checkpoint: it has no 'state_dict' with names")
-    return state
 
 
 def _for_mapped(limits: Limits, state: Mapping[str, Any]) -> Limits:
@@ -278,67 +370,14 @@ def from_call(cls: type, keywords: Mapping[str, Any]) -> Any:
     settings = {name: value for name, value in keywords.items() if name not in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY)}
     build_kwargs = keywords.get(KWARGS_KEY) or {}
     if not isinstance(build_kwargs, Mapping):
-        raise _bad_build(f"they are {type(build_kwargs).__name__}, not a dict. Nothing was unpickled")
+        raise bad_build(f"they are {type(build_kwargs).__name__}, not a dict. Nothing was unpickled")
     build_kwargs = dict(build_kwargs)
     own = {key: build_kwargs.pop(key) for key in (SIZES_KEY, DTYPE_KEY) if key in build_kwargs}
-    sizes, dtype = _build_arguments({KWARGS_KEY: own})
-    record = _recipe_of(keywords, _LIMITS).record()
+    sizes, dtype = build_arguments({KWARGS_KEY: own})
+    record = recipe_of(keywords, _LIMITS).record()
     _require_class(cls, record)
     with default_dtype(dtype):
         return _made(record, sizes, settings, tuple(keywords.get(ARGS_KEY) or ()), build_kwargs)
-
-
-def _opened(path: Any, map_location: Any) -> tuple[Any, bool]:
-    """Return what is in a file, and whether its tensors stay in the file until they are read."""
-    is_local = isinstance(path, (str, Path)) and "://" not in str(path)
-    if is_local and Path(path).is_dir():
-        raise CheckpointError(
-            f"{path} is a folder, such as a strategy that shards writes. Make it one file first: "
-            "python -m lightning.pytorch.utilities.consolidate_checkpoint"
-        )
-    if is_local:
-        check_archive(Path(path), _shown(path))
-    try:
-        if is_local:
-            return torch.load(path, map_location=map_location, weights_only=True, mmap=True), True
-        if isinstance(path, (str, Path)):
-            with get_filesystem(path).open(str(path), "rb") as file:
-                path = io.BytesIO(file.read())
-        check_archive(path, _shown(path))
-        return torch.load(path, map_location=map_location, weights_only=True), False
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:
-        raise RecipeError(
-            "unsafe-file",
-            _shown(path),
-            "this is no checkpoint that can be opened without unpickling, and nothing was unpickled. Where a callback "
-            "of yours keeps objects in its state, let it keep numbers, strings and tensors",
-        ) from error
-
-
-def _shown(path: Any) -> str:
-    return str(path) if isinstance(path, (str, Path)) else "the file"
-
-
-def _recipe_of(parameters: Any, limits: Limits) -> Recipe:
-    """Return the recipe that stands among hyper-parameters."""
-    if not isinstance(parameters, Mapping) or RECIPE_KEY not in parameters:
-        raise RecipeError(
-            "no-recipe",
-            "hyper_parameters",
-            "the checkpoint carries no recipe, so it was not written by a replayml.Application. "
-            "Build the model yourself and call load_state_dict(checkpoint['state_dict'])",
-        )
-    text = parameters[RECIPE_KEY]
-    if not isinstance(text, str):
-        raise RecipeError(
-            "not-text",
-            f"hyper_parameters.{RECIPE_KEY}",
-            f"the recipe must be JSON text and is {type(text).__name__}. Nothing was unpickled. "
-            "A checkpoint of this kind can run code when it is opened; train the model again with this version",
-        )
-    return Recipe.from_json(text, limits=limits)
 
 
 def _require_class(cls: type, record: CallRecord) -> None:
@@ -347,21 +386,6 @@ def _require_class(cls: type, record: CallRecord) -> None:
             f"the checkpoint holds a {record.cls.__name__}, which is no {cls.__name__}. "
             f"Load it with {record.cls.__name__}.load_from_checkpoint or replayml.Application.load_from_checkpoint"
         )
-
-
-def _build_arguments(parameters: Mapping[str, Any]) -> tuple[dict[tuple[str, ...], dict[str, Any]], torch.dtype | None]:
-    """Return the sizes that a file gives, and torch's default type at the build; it may give nothing else."""
-    given = parameters.get(KWARGS_KEY, {})
-    if parameters.get(ARGS_KEY) or not isinstance(given, Mapping) or given.keys() - {SIZES_KEY, DTYPE_KEY}:
-        raise _bad_build("a checkpoint gives the sizes of the built model and torch's default type, and nothing else")
-    name = given.get(DTYPE_KEY, str(torch.float32))
-    if not isinstance(name, str) or name not in DEFAULT_DTYPES:
-        raise _bad_build(f"the default type is one of {', '.join(DEFAULT_DTYPES)}, not {shown(name)}")
-    return read_sizes(given.get(SIZES_KEY, "[]")), DEFAULT_DTYPES[name]
-
-
-def _bad_build(message: str) -> RecipeError:
-    return RecipeError("bad-build-arguments", f"hyper_parameters.{KWARGS_KEY}", message)
 
 
 def _made(

@@ -145,6 +145,13 @@ def test_explain_takes_selectors(tmp_path: Path) -> None:
     assert "blocks.0.activation" in found["error"]["message"]
 
 
+@pytest.mark.parametrize("tag", ["blocks[1].layer", "blocks.1.layer", "**[1].layer"])
+def test_explain_takes_paths_as_they_are_printed(tag: str, tmp_path: Path) -> None:
+    """An index may stand in brackets or after a dot, in a path and in a selector."""
+    (found,) = run_json("explain", saved(tmp_path, "file"), tag, "bias")["explanations"]
+    assert (found["path"], found["value"]) == ("blocks.1.layer", "False")
+
+
 def test_explain_tells_wrong_paths_and_names(tmp_path: Path) -> None:
     """A path or a setting that does not exist is an error that names the nearest."""
     file = saved(tmp_path, "recipe")
@@ -165,6 +172,39 @@ def test_explain_refuses_unknown_classes(own: tuple[Path, str]) -> None:
     (found,) = run_json("explain", file, "hidden", "out_features", "--import", module)["explanations"]
     assert found["value"] == "5"
     assert found["via"][0]["name"] == "width"
+
+
+# Classes of a script ----------------------------------------------------------------------------------------------
+
+
+def test_a_class_of_a_script_is_found_where_the_user_says(own: tuple[Path, str]) -> None:
+    """A file that a script saved says so; with ``--import`` and ``--rename`` its class is the one of a module."""
+    file, module = own
+    file.write_text(file.read_text(encoding="ascii").replace(f'"{module}.Net"', '"__main__.Net"'), encoding="ascii")
+    told = run("explain", file, "hidden", "out_features").stderr
+    assert "It stood in a script" in told
+    assert "--import MODULE; for a class of a script, also where it is now: --rename __main__=MODULE" in told
+    for renaming in (f"__main__={module}", f"__main__.Net={module}.Net"):
+        words = ["--import", module, "--rename", renaming]
+        (found,) = run_json("explain", file, "hidden", "out_features", *words)["explanations"]
+        assert found["value"] == "5"
+        modules = run_json("tree", file, *words)["modules"]
+        assert [each["path"] for each in modules] == ["", "hidden", "activation", "out"]
+        other = write_recipe(Path("other.json"), sys.modules[module].Net(6))
+        assert run_json("diff", file, other, *words)["calls"] == ["model.configure(width=6)"]
+
+
+@pytest.mark.parametrize("renaming", ["old", "=new", "old=", "old.=new", "old=new."])
+def test_what_is_no_renaming_is_wrong_usage(renaming: str, tmp_path: Path) -> None:
+    """Each command that takes ``--rename`` says how it is written."""
+    file = saved(tmp_path, "recipe")
+    for words in (["tree", file], ["explain", file, "", "bias"], ["diff", file, file]):
+        found = run_json(*words, "--rename", renaming)
+        assert found["exit_code"] == ExitCode.USAGE
+        assert found["error"] == {
+            "code": "bad-rename",
+            "message": f"{renaming!r} is no renaming. Write --rename OLD=NEW",
+        }
 
 
 # inspect ----------------------------------------------------------------------------------------------------------

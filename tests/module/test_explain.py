@@ -154,6 +154,8 @@ def test_the_source_closest_to_the_root_wins() -> None:
 def test_an_argument_is_followed_to_the_setting_that_it_came_from() -> None:
     """A size that an ``__init__`` handed down is traced to the user's call, level by level."""
     found = configured().explain(("block", "layers", 1), "in_features")
+    assert found == configured().explain("block.layers.1", "in_features")
+    assert found == configured().explain("block.layers[1]", "in_features")
     assert (found.value, found.source, found.where) == (64, "argument", line_of("made in Block"))
     (block,) = found.via
     (net,) = block.via

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -533,7 +534,7 @@ def _other_setting(model: Any) -> None:
         (_wider, r"of another shape: head.weight: \(2, 9\)"),
         (_whole_numbers, r"of another type: head.weight: torch.int64"),
         (_other_class, "other modules: drop"),
-        (_other_setting, "other modules: drop"),
+        (_other_setting, r"other settings: drop.p is 0.75 instead of 0.25"),
     ],
 )
 def test_a_change_after_the_build_is_not_saved(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
@@ -581,7 +582,10 @@ def test_weights_without_values_are_not_saved(tmp_path: Path) -> None:
         Net().build(X, device="meta").save(tmp_path / "model")
     model = net()
     model.head.weight = nn.Parameter(model.head.weight.detach().to_sparse())
-    with pytest.raises(replayml.RecipeError, match=r"head.weight: the layout .* is torch.sparse_coo. Make it dense"):
+    with pytest.raises(
+        replayml.CheckpointError,
+        match=r"head.weight is a sparse tensor, whose layout is torch.sparse_coo.*Make it dense",
+    ):
         model.save(tmp_path / "model")
     layer = replayml.Layer(nn.Linear, 2, 3)
     layer.build()
@@ -673,9 +677,33 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         replayml.load(tmp_path / "pipe.replayml")
     with pytest.raises(replayml.RecipeError, match="no regular file"):
         replayml.load("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for opened in (replayml.load, replayml.inspect):
+            with pytest.raises(replayml.RecipeError, match=r"not-regular.*no regular file. Nothing was read"):
+                opened(tmp_path / "socket")
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
     with pytest.raises(replayml.RecipeError, match="a safetensors file without a recipe"):
         replayml.load(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="these files are made up by Linux")
+@pytest.mark.parametrize("name", ["/proc/self/mem", "/proc/self/pagemap", "/proc/self/clear_refs", "/proc/self/maps"])
+@pytest.mark.parametrize("ending", ["", ".ckpt", ".replayml", ".json"])
+def test_files_that_the_system_makes_up_are_refused(name: str, ending: str, tmp_path: Path) -> None:
+    """What looks like a file and has no bytes of its own is refused by load and inspect, and is not read."""
+    path = tmp_path / f"model{ending}"
+    path.symlink_to(name)
+    for opened in (replayml.load, replayml.inspect):
+        with pytest.raises(replayml.RecipeError):
+            opened(path)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/uevent_seqnum").exists(), reason="this file is made up by Linux")
+def test_a_file_that_cannot_be_mapped_is_refused() -> None:
+    """A file whose bytes the system does not hold is refused as no file."""
+    with pytest.raises(replayml.RecipeError, match=r"not-regular.*whose bytes the system holds"):
+        replayml.load("/sys/kernel/uevent_seqnum")
 
 
 def test_limits_hold_for_files(tmp_path: Path) -> None:

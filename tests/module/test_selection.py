@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from replayml.core.errors import ConfigurationError, SelectionError
 from replayml.layers.containers import LayerList
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
+from replayml.module.paths import dotted, path_of
 
 
 class Block(Module):
@@ -34,6 +37,10 @@ class Net(Module):
     [
         (("blocks", 0, "layer"), ["blocks.0.layer"]),
         ("blocks.1.activation", ["blocks.1.activation"]),
+        ("blocks[1].activation", ["blocks.1.activation"]),
+        ("blocks[1]", ["blocks.1"]),
+        ("**[1].layer|activation#0", ["blocks.1.layer", "blocks.1.activation"]),
+        ("blocks[one]", []),
         (("blocks", -1, "layer"), ["blocks.2.layer"]),
         ((..., "activation"), [f"blocks.{i}.activation" for i in range(3)]),
         ("**.activation", [f"blocks.{i}.activation" for i in range(3)]),
@@ -47,6 +54,20 @@ class Net(Module):
 def test_what_a_selector_matches(selector: Any, paths: list[str]) -> None:
     """Names, indices, slices, lists, alternatives and ``...`` match these paths, in the order of the tree."""
     assert [".".join(path) for path in Net()[selector].paths] == paths
+
+
+@given(st.lists(st.one_of(st.integers(0, 12).map(str), st.from_regex(r"[a-z_]{1,4}", fullmatch=True)), max_size=5))
+def test_a_path_is_read_as_it_is_written(steps: list[str]) -> None:
+    """A path is the same with dots as with brackets around its indices, and step by step."""
+    brackets = "".join(f"[{step}]" if step.isdigit() else f".{step}" for step in steps).removeprefix(".")
+    assert path_of(".".join(steps)) == path_of(brackets) == path_of(steps) == tuple(steps)
+    assert dotted(brackets) == ".".join(steps)
+
+
+@pytest.mark.parametrize("text", ["a[b]", "a[", "a[-1]", "a[0]b", "a[1:2]", "a[\u0661]"])
+def test_brackets_without_an_index_are_part_of_a_name(text: str) -> None:
+    """Such a text is one step, which leads to nothing, and is shown as it was given."""
+    assert path_of(text) == (text,)
 
 
 def test_a_call_reaches_each_match_and_is_recorded() -> None:

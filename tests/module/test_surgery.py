@@ -109,6 +109,13 @@ def test_surgery_after_training_keeps_what_fits_and_reports_the_rest() -> None:
     assert "head.weight: (2, 8) in the trained model, (5, 8) in this one" in str(report)
 
 
+def test_a_renaming_takes_paths_as_they_are_printed() -> None:
+    """``blocks[0]`` is ``blocks.0``, in the trained model and in this one."""
+    trained, model = MultiLayerPerceptron(4, [8], 4).create(seed=1), MultiLayerPerceptron(2, [4, 8], 4).create(seed=2)
+    report = model.load_matching(trained, rename={"blocks[0]": "blocks[1]", "blocks.1": "blocks[2]"})
+    assert report.paths["loaded"] == {"blocks.1.layer": ("weight", "bias"), "blocks.2.layer": ("weight", "bias")}
+
+
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_what_agrees_is_taken_and_nothing_else(first: list[int], second: list[int]) -> None:
     """For any two networks: a tensor is the trained one exactly where name and shape agree, and every name is told."""
@@ -440,6 +447,59 @@ def test_replace_with_a_name_reaches_the_child_of_each() -> None:
     assert isinstance(model.create().blocks[0].activation, nn.Tanh)
 
 
+class Residual(Module):
+    """Adds what a new layer makes of another one's output."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        self.inner = inner
+        self.added = Layer(nn.Linear, None, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Return ``(batch, 8)``."""
+        y = self.inner(x)
+        return y + self.added(y)
+
+
+def test_a_module_around_the_one_that_stands_there_keeps_it() -> None:
+    """In a built tree the very module is wrapped: its parameters, types, modes and ties stay; the new layer fits it."""
+    model = Net().create(seed=1).double()
+    norm = model.norm.eval()
+    norm.weight.requires_grad_(False)
+    model.extra = norm
+    before = [(parameter, parameter.dtype, parameter.requires_grad) for parameter in model.parameters()]
+    model["norm"].replace(lambda old: Residual(old), torch.zeros(2, 4, dtype=torch.double))
+    wrapped: Any = model.norm
+    assert wrapped.inner is model.extra is norm
+    assert (wrapped.added.in_features, wrapped.added.weight.dtype) == (8, torch.double)
+    own = {id(parameter) for parameter in wrapped.added.parameters()}
+    after = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    assert all(one is other for (one, *_), other in zip(before, after, strict=True))
+    assert [(parameter.dtype, parameter.requires_grad) for parameter in after] == [tuple(rest) for _, *rest in before]
+    assert [norm.training, wrapped.training, wrapped.added.training] == [False, False, False]
+    assert model(torch.zeros(2, 4, dtype=torch.double)).shape == (2, 2)
+
+
+def test_a_layer_is_built_around_what_it_was_given() -> None:
+    """A class that is called with the old module gets that one; in ``patched`` gradients reach its parameters."""
+    model = Net().create(seed=1)
+    head = model.head
+    with model.patched("head", lambda old: Layer(nn.Sequential, old, Layer(nn.Tanh))):
+        assert model.head[0] is head
+        model(torch.ones(2, 4)).sum().backward()
+    assert head.weight.grad is not None
+    assert model.head is head
+
+
+def test_a_module_that_cannot_be_built_around_another_leaves_all_as_it_was() -> None:
+    """What is raised while the new layer is made leaves the tree, the old module and its mode alone."""
+    model = Net().create(seed=1)
+    children, modes = dict(model._modules), [module.training for module in model.modules()]
+    with pytest.raises(BuildError, match=r"lacks in_features"):
+        model["norm|head"].replace(lambda old: Residual(old))
+    assert model._modules == children
+    assert [module.training for module in model.modules()] == modes
+
+
 # Patching ---------------------------------------------------------------------------------------------------------
 
 
@@ -473,6 +533,18 @@ def test_patched_restores_after_an_exception_and_after_other_changes() -> None:
     assert list(model._modules) == list(children)
     assert model.norm is children["norm"]
     assert model.encoder.out_features == 9
+
+
+@pytest.mark.parametrize("name", ["encoder", "activation", "norm", "head"])
+def test_patched_restores_the_order_of_children_that_were_moved(name: str) -> None:
+    """A child that the block took out and put in again stands where it stood, patched or not; a new one stands last."""
+    model = Net().create()
+    children = dict(model._modules)
+    with model.patched("activation|norm", nn.Identity()):
+        moved = model._modules.pop(name)
+        model.extra = nn.ReLU()
+        model._modules[name] = moved
+    assert list(model._modules.items()) == [*children.items(), ("extra", model.extra)]
 
 
 def test_patches_may_stand_inside_of_one_another() -> None:
@@ -587,7 +659,7 @@ def test_an_edit_of_one_block_leaves_the_weights_of_the_others_as_they_are(
 @pytest.mark.parametrize("as_state", [False, True])
 def test_names_of_one_model_are_swapped(as_state: bool) -> None:
     """Weights that a model takes from itself under other names are those that it had before."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     first, second = (layer.weight.detach().clone() for layer in model)
     report = load_matching(model, model.state_dict() if as_state else model, rename={"0": "1", "1": "0"})
     assert report.is_complete

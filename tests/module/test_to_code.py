@@ -245,6 +245,16 @@ def test_children_are_reached_whatever_holds_them() -> None:
     assert describe(run(to_code(model))) == describe(model)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_attribute_with_the_name_of_an_argument_is_set_by_a_call() -> None:
+    """The code does not assign what looks like a setting, of which whoever runs it would be warned."""
+    net = Net()
+    with pytest.warns(UserWarning, match="data = 7 sets the attribute only"):
+        net.data = 7
+    assert statements(net)[-1].endswith(".set('data', 7)")
+    assert_faithful(net)
+
+
 def test_a_path_is_that_of_its_time() -> None:
     """A call is printed with the index that its element had then, and an element that is gone still counts."""
     model = Block()

@@ -263,7 +263,7 @@ def perform(model: Any, edit: Any) -> None:
         lists[rest[0]] = make(rest[1], 3)
     elif what == "rotate":
         # An element that the model was given is one object, and in a copy two: the given and the appended one.
-        if len(lists) and not any(lists[0] is given for module in _all(model) for given in _given_to(module)):
+        if len(lists) and not any(lists[0] is given for module in _all(model) for given in given_to(module)):
             lists.append(lists.pop(0))
     elif what == "unknown":
         pick(_all(model), first).configure(widht=3)
@@ -277,8 +277,18 @@ def perform(model: Any, edit: Any) -> None:
         getattr(scripted, what)(*rest)
 
 
-def _given_to(module: Any) -> list[Any]:
-    stack: list[Any] = [module._record.args, module._record.kwargs]
+def given_to(module: Any) -> list[Any]:
+    """Return the modules among the arguments of a module."""
+    return _modules_in([module._record.args, module._record.kwargs])
+
+
+def configured_with(module: Any) -> list[Any]:
+    """Return the modules among the settings in force for a module."""
+    return _modules_in([setting.value for setting in settings_of(module).values()])
+
+
+def _modules_in(values: list[Any]) -> list[Any]:
+    stack = list(values)
     found = []
     while stack:
         value = stack.pop()

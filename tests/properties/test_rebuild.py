@@ -40,10 +40,18 @@ def without_sharing(edits: list[Any]) -> list[Any]:
 def stands_alone(part: Any) -> bool:
     """Tell whether a part shares nothing with the rest of its model, and was given nothing of it."""
     inside = {id(part): part, **{id(module): module for module in below(part)}}
-    return len(part.tags) == 1 and not any(
+    shares = any(
         id(holder) not in inside
         for module in inside.values()
         for holder, _ in (module._record.links if module is not part else ())
+    )
+    given = [module for other in inside.values() for module in strategies.given_to(other)]
+    configured = [module for other in inside.values() for module in strategies.configured_with(other)]
+    return (
+        len(part.tags) == 1
+        and not shares
+        and all(id(module) in inside for module in given)
+        and not any(module.root_module is part.root_module for module in configured)
     )
 
 

@@ -108,6 +108,7 @@ def test_a_diff_is_empty_where_nothing_differs(one: Any, other: Any) -> None:
     """A recipe does not differ from itself; the settings that differ are the same from both sides."""
     a, b = one.recipe(), other.recipe()
     assert a.diff(a).is_empty
+    assert not a.diff(a)
     assert str(a.diff(a)) == "no difference"
     there, back = a.diff(b), b.diff(a)
     mirrored = {(change.path, change.name, change.new, change.old) for change in back.config}
@@ -279,3 +280,4 @@ def test_models_may_differ_in_their_weights_only() -> None:
     found = recipes[0].diff(recipes[1], weights=(built[0].state_dict(), built[1].state_dict()))
     assert len(found.weights) == 4
     assert (found.config, found.tape, found.calls, found.rest, found.is_empty) == ((), (), (), (), False)
+    assert found

@@ -23,6 +23,9 @@ from replayml.recipe.text.metering import free_memory, measured, rehearse
 LITTLE = Limits(memory=10**6, tensors=100, modules=50, seconds=20.0)
 
 
+ENCODER = CallRecord(nn.TransformerEncoderLayer, (8, 2, 8), {"batch_first": True})
+
+
 class Endless(replayml.Module):
     """Takes as many layers as it is told."""
 
@@ -149,6 +152,53 @@ def test_a_dry_run_leaves_the_generators_alone() -> None:
     rehearse(draw, LITTLE)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:] == [random.getstate(), np.random.get_state()[1].tolist()]  # type: ignore[index]  # noqa: NPY002
+
+
+def recursing(depth: int = 0) -> int:
+    """Call itself for ever."""
+    return recursing(depth + 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (lambda: tuple(range(2**62)), "too-much-memory", "its values take more memory than there is"),
+        (lambda: bytes(2**62), "too-much-memory", "its values take more memory than there is"),
+        (recursing, "too-deep", r"goes deeper than \d+ calls\. Raise sys\.setrecursionlimit"),
+    ],
+    ids=["tuple", "bytes", "recursion"],
+)
+def test_the_ends_of_the_machine_are_refusals(make: Callable[[], Any], code: str, message: str) -> None:
+    """No memory for a list, and no stack for a call, are told like any other limit, with the error that they were."""
+    with pytest.raises(RecipeError, match=rf"^\[{code}\] at model: .*{message}") as caught:
+        rehearse(make, LITTLE)
+    assert isinstance(caught.value.__cause__, (MemoryError, RecursionError))
+
+
+ENDLESS: dict[str, tuple[Any, Any]] = {
+    "copies": ((nn.TransformerEncoder, (CallRecord(nn.ReLU), 10**9)), (nn.TransformerEncoder, (ENCODER, 3))),
+    "weights": ((nn.LSTM, (1, 1, 10**9)), (nn.LSTM, (1, 1, 30))),
+    "names": ((nn.RNN, (1, 1, 10**18)), (nn.RNN, (1, 1, 30))),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_one_call_of_torch_does_not_go_on_and_on(name: str) -> None:
+    """A number that a layer of torch counts up to is refused by default, and a small one makes the layer."""
+    (cls, hostile), (honest_cls, honest) = ENDLESS[name]
+    with pytest.raises(
+        RecipeError, match=r"^\[too-(slow|much-memory)\] at model: one step goes on .*Limits\(seconds=\)"
+    ):
+        Recipe.of(CallRecord(cls, hostile)).model()
+    assert isinstance(Recipe.of(CallRecord(honest_cls, honest)).model(), honest_cls)
+
+
+@pytest.mark.parametrize("layers", [nn.ReLU, nn.PReLU])
+def test_many_layers_are_made(layers: Any) -> None:
+    """Thousands of layers, each a call of its own, are no call that goes on."""
+    record = CallRecord(replayml.Sequential, tuple(CallRecord(replayml.Layer, (layers,)) for _ in range(5000)))
+    assert len(Recipe.of(record).model()) == 5000
+    assert len(Recipe.of(CallRecord(nn.Sequential, (CallRecord(layers),) * 9000)).model()) == 9000
 
 
 # Recipes ------------------------------------------------------------------------------------------------------------

@@ -97,6 +97,17 @@ def test_a_class_that_moved_is_suggested() -> None:
         Recipe.from_json(text).record()
 
 
+def test_a_class_of_a_script_is_told_to_be_one() -> None:
+    """The refusal of a class that stood in a script says so, with the rename that loads it; what it says works."""
+    text = Recipe.of(CallRecord(Narrow, (1,))).to_json().replace(HERE, "__main__")
+    with pytest.raises(RecipeError, match=r"'__main__\.Narrow' is not known .* It stood in a script") as caught:
+        Recipe.from_json(text).record()
+    assert "rename={'__main__.Narrow': 'MODULE.Narrow'}." in str(caught.value)
+    assert "Move it to a module that both programs import, and save again" in str(caught.value)
+    assert Recipe.from_json(text).record(rename={"__main__.Narrow": f"{HERE}.Narrow"}).cls is Narrow
+    assert Recipe.from_json(text).record(rename={"__main__": HERE}).cls is Narrow
+
+
 def test_a_model_of_a_moved_package_works() -> None:
     """`Recipe.model` takes the same, and the model is as before."""
     recipe = replayml.MultiLayerPerceptron(4, [8], 2).configure(out_features=3).recipe()
@@ -136,7 +147,12 @@ GROWN = f"{Grown.__module__}.Grown"
 
 def document(args: Any = (), kwargs: Any = None, name: str = GROWN, **more: Any) -> str:
     """Return a recipe of one call."""
-    call = {"$call": name, "args": args, "kwargs": kwargs or {}, **more}
+    call = {
+        "$call": name,
+        "args": args,
+        "kwargs": kwargs or {},
+        **{key: part for key, part in more.items() if part != []},
+    }
     return json.dumps({"format": "replayml.recipe", "version": 2, "packages": {}, "model": call})
 
 
@@ -306,3 +322,212 @@ def test_a_codec_is_renamed_like_the_type_that_it_is_for() -> None:
     recipe = moved(Recipe.of(CallRecord(nn.Dropout, (Money(2),)), codecs=[MONEY]))
     other = Codec(Money, MONEY.encode, lambda data: Money(data["cents"] * 10))
     assert recipe.record([other], rename={"old.pkg": HERE}).args[0].cents == 20
+
+
+# What was configured ------------------------------------------------------------------------------------------------
+
+
+class Holder(replayml.Module):
+    """Makes modules that have changed, under a name, in a list, and as what a layer wraps."""
+
+    def __init__(self, given: Any = None) -> None:
+        super().__init__()
+        self.inner = Grown(3)
+        self.items = replayml.LayerList(Grown(3), Grown(3))
+        self.wrapped = replayml.Layer(Scale)
+        self.given = Grown(3) if given is None else given
+
+
+class Scale(nn.Module):
+    """A torch layer of the user's, which took ``gain`` in version 0."""
+
+    __recipe_version__ = 1
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    @classmethod
+    def migrate_recipe(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return arguments of this version."""
+        data["kwargs"]["factor"] = data["kwargs"].pop("gain")
+        return data
+
+
+def entry(*args: Any, tags: tuple[str, ...] = (), **kwargs: Any) -> dict[str, Any]:
+    """Return a call of ``configure`` as a recipe holds it."""
+    return {"$entry": "configure", "tags": [*tags], "args": [*args], "kwargs": kwargs}
+
+
+@pytest.mark.parametrize("call", [entry(width=5), entry("width", 5), entry(size=5), entry("size", 5)])
+def test_what_was_configured_is_changed_like_arguments(call: dict[str, Any]) -> None:
+    """An old name that `configure` got, as a keyword or as the name and the value, is changed by the class."""
+    old = "size" if "size" in str(call) else "width"
+    for args, kwargs in (([3], {}), ([], {old: 3})):
+        recipe = Recipe.from_json(document(args, kwargs, tape=[call]))
+        assert recipe.record().tape == [TapeEntry((), "configure", (), {"hidden": 5})]
+        model = recipe.model()
+        assert model.hidden.out_features == 5
+        assert model.recipe() == Grown(*(args or ()), **({} if args else {"hidden": 3})).configure(hidden=5).recipe()
+
+
+def test_a_call_that_nothing_changes_stays_as_it_is() -> None:
+    """Values, names of children, paths and calls of other methods are not touched, and objects stay the same."""
+    tape = [entry("activation", {"$class": "torch.nn.GELU"}), entry("hidden", 5), entry("hidden", bias=False)]
+    recipe = Recipe.from_json(document([3], version=1, tape=[*tape, {**tape[1], "$entry": "set"}]))
+    assert [(made.method, made.args, made.kwargs) for made in recipe.record().tape] == [
+        ("configure", ("activation", nn.GELU), {}),
+        ("configure", ("hidden", 5), {}),
+        ("configure", ("hidden",), {"bias": False}),
+        ("set", ("hidden", 5), {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        (entry("inner", width=5), "inner"),
+        (entry("inner", "size", 5), "inner"),
+        (entry(width=5, tags=("inner",)), "inner"),
+        (entry("width", 5, tags=("inner",)), "inner"),
+        (entry(width=5, tags=("items", "1")), "items.1"),
+        (entry("items", 1, width=5), "items.1"),
+        (entry("items", -1, "width", 5), "items.1"),
+        (entry("items", [1], size=5), "items.1"),
+        (entry("items", {"$slice": [1, None, None]}, size=5), "items.1"),
+        (entry("items", width=5), "items.0"),
+        (entry(1, width=5, tags=("items",)), "items.1"),
+        (entry("width", 5, tags=("given",)), "given"),
+    ],
+    ids=str,
+)
+def test_what_was_configured_below_is_changed_by_the_class_that_stands_there(call: dict[str, Any], path: str) -> None:
+    """A module that an ``__init__`` makes is configured by its old names too, whichever way the path was given."""
+    model = Recipe.from_json(document(name=f"{Holder.__module__}.Holder", tape=[call])).model()
+    widths = {name: module.hidden.out_features for name, module in model.named_modules() if type(module) is Grown}
+    assert widths[path] == 5
+    assert sorted(widths.values()) == ([3, 3, 3, 5] if path != "items.0" else [3, 3, 5, 5])
+    again = Recipe.from_json(model.recipe().to_json())
+    assert not any(f'"{old}"' in again.to_json() for old in ("width", "size"))
+    assert again.model().recipe() == model.recipe()
+
+
+def test_what_a_layer_wraps_is_changed_too() -> None:
+    """A class of the user's in a `Layer` gets its old arguments: those of the constructor, and those configured."""
+    name, layer = "replayml.layers.layer.Layer", {"$class": f"{Scale.__module__}.Scale"}
+    for args, kwargs, tape in (
+        ([layer], {"gain": 2.0}, []),
+        ([layer], {}, [entry(gain=2.0)]),
+        ([layer], {"factor": 1.0}, [entry("gain", 2.0)]),
+        ([{"$class": "torch.nn.ReLU"}], {}, [entry(layer, gain=2.0)]),
+    ):
+        assert Recipe.from_json(document(args, kwargs, name, tape=tape)).model(trust=[Scale]).build().factor == 2
+    held = document(name=f"{Holder.__module__}.Holder", tape=[entry("wrapped", gain=2.0)])
+    assert Recipe.from_json(held).model().wrapped.factor == 2
+
+
+def test_an_old_name_that_no_version_knows_is_an_error() -> None:
+    """What the class has no way for is refused when the tape is replayed, with the nearest name."""
+    for call in (entry(hiden=5), entry("inner", hiden=5)):
+        name = GROWN if not call["args"] else f"{Holder.__module__}.Holder"
+        with pytest.raises(replayml.ReplayError, match=r"tape entry 0.*no setting 'hiden'. Did you mean 'hidden'\?"):
+            Recipe.from_json(document([3] if name == GROWN else [], name=name, tape=[call])).model()
+
+
+class Reduced(replayml.Module):
+    """Version 0 took a rate and a flag, which is the activation now, and something that is of no use any more."""
+
+    __recipe_version__ = 1
+
+    def __init__(self, activation: Any = nn.Tanh, bias: bool = True, sizes: Any = ()) -> None:
+        super().__init__()
+        self.act = replayml.Layer(activation)
+        self.line = replayml.Layer(nn.Linear, 2, 2, bias=bias)
+        self.sizes = sizes
+
+    @classmethod
+    def migrate_recipe(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Return arguments of this version; without a flag there was no bias."""
+        kwargs = data["kwargs"]
+        kwargs.pop("rate", None)
+        kwargs.setdefault("bias", False)
+        if kwargs.pop("relu", False):
+            kwargs["activation"] = nn.ReLU
+        if "sizes" in kwargs:
+            kwargs["sizes"].append(0)
+        return data
+
+
+REDUCED = f"{Reduced.__module__}.Reduced"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["relu", "bias", "rate"]), st.booleans()) | st.just(("act", nn.ELU)), max_size=6
+    ),
+    st.dictionaries(st.sampled_from(["relu", "bias", "rate"]), st.booleans()),
+)
+def test_calls_one_by_one_give_what_they_give_at_once(calls: list[tuple[str, Any]], given: dict[str, bool]) -> None:
+    """For any old calls: what is in force is what the class makes of all that was in force in the old version."""
+    is_class = {"act": {"$class": "torch.nn.ELU"}}
+    tape = [entry(**{name: is_class.get(name, value)}) for name, value in calls]
+    model = Recipe.from_json(document((), given, REDUCED, tape=tape)).model()
+    old = {**given, **{name: value for name, value in calls if name != "act"}}
+    activation: type[nn.Module] = nn.ReLU if old.get("relu") else nn.Tanh
+    if any(name == "act" for name, _ in calls):
+        activation = nn.ELU
+    assert (model.act.classtype, model.line.bias) == (activation, old.get("bias", False))
+
+
+def test_a_call_that_is_of_no_use_any_more_is_left_out() -> None:
+    """What the class takes away without a replacement is not on the tape of the model."""
+    for call in (entry(rate=1), entry("rate", 1)):
+        assert not Recipe.from_json(document(name=REDUCED, tape=[call, call])).model().tape
+    model = Recipe.from_json(document(name=REDUCED, tape=[entry(rate=1, bias=True)])).model()
+    assert model.line.bias
+    assert [dict(made.kwargs) for made in model.tape] == [{"bias": True}]
+
+
+def test_lists_are_changed_once() -> None:
+    """A migration may change the lists that it gets, however often the class is asked."""
+    recipe = Recipe.from_json(
+        document((), {"sizes": [1]}, REDUCED, tape=[entry(bias=True), entry(sizes=[2]), entry(relu=True)])
+    )
+    record = recipe.record()
+    assert record.kwargs["sizes"] == [1, 0]
+    assert [dict(made.kwargs) for made in record.tape] == [{"bias": True}, {"sizes": [2, 0]}, {"activation": nn.ReLU}]
+
+
+def test_an_argument_that_cannot_be_taken_back_is_refused() -> None:
+    """A call after which the class would be without an argument that it needs is refused, with its place."""
+
+    class Bare(Narrow):
+        __recipe_version__ = 1
+
+        @classmethod
+        def migrate_recipe(cls, data: Any, version: int) -> Any:
+            if data["kwargs"].pop("is_empty", False):
+                del data["kwargs"]["width"]
+            return data
+
+    name = f"{Bare.__module__}.{Bare.__qualname__}"
+    with pytest.raises(RecipeError, match=r"bad-argument\] at model\.tape\[0\].*leaves out 'width', which it needs"):
+        Recipe.from_json(document((), {"width": 1}, name, tape=[entry(is_empty=True)])).record()
+
+
+def test_an_error_of_a_migration_of_a_call_names_the_call() -> None:
+    """The user's own error comes through, with a note that says which call on the tape it was."""
+
+    class Picky(Narrow):
+        __recipe_version__ = 1
+
+        @classmethod
+        def migrate_recipe(cls, data: Any, version: int) -> Any:
+            if data["kwargs"].get("width", 1) < 0:
+                raise ArithmeticError("negative")
+            return data
+
+    name = f"{Picky.__module__}.{Picky.__qualname__}"
+    with pytest.raises(ArithmeticError, match="negative") as caught:
+        Recipe.from_json(document([1], name=name, tape=[entry(width=-1)])).record()
+    assert "version 0 at model.tape[0]" in caught.value.__notes__[0]

@@ -1,5 +1,7 @@
 """A program that is killed while it saves, at every line of the code that saves, and tells what is on disk then.
 
+FORM is a name to save to; to "pretrained" the model is saved by save_pretrained.
+
 python killed_saves.py lines FORM FOLDER     a child is killed at each line; prints what each left
 python killed_saves.py loop FORM FOLDER N    saves model N for ever, to be killed from outside
 """
@@ -27,6 +29,8 @@ _ON_DISK = {module.__file__ for module in (atomic, manifest, storing)}
 _WATCHED = _ON_DISK | {module.__file__ for module in (container, sums)}
 _SOME = 7
 
+PRETRAINED = "pretrained"
+
 
 def model(number: int, width: int = 3) -> Any:
     """Return a model that tells which one it is, in its recipe and in all of its weights."""
@@ -36,13 +40,23 @@ def model(number: int, width: int = 3) -> Any:
     return built
 
 
+def save(number: int, path: Path, width: int = 3) -> None:
+    """Save a model in the form that the name of the path tells."""
+    if path.name.endswith(PRETRAINED):
+        model(number, width).save_pretrained(path)
+    else:
+        model(number, width).save(path)
+
+
 def number_of(path: Path) -> int | None:
-    """Return which model a path holds, all of it; None for none."""
+    """Return which model a path holds, all of it; None for none, and 0 for a half of one, which is refused as such."""
     try:
         found = replayml.load(path)
     except FileNotFoundError:
         return None
     except replayml.RecipeError as error:
+        if path.name.endswith(PRETRAINED) and error.code in ("changed-file", "missing-file"):
+            return 0
         if error.code != "not-a-model":
             raise
         return None
@@ -74,7 +88,7 @@ def _save_traced(number: int, path: Path, line: int | None) -> list[int]:
     trace = _KilledAt(line)
     sys.settrace(trace)
     try:
-        model(number).save(path)
+        save(number, path)
     finally:
         sys.settrace(None)
     return [line for line, file in enumerate(trace.files) if file in _ON_DISK or line % _SOME == 0]
@@ -83,15 +97,15 @@ def _save_traced(number: int, path: Path, line: int | None) -> list[int]:
 def _lines(form: str, folder: Path) -> None:
     """Kill a save at each line, over an older model and where there is none."""
     over = folder / f"old-{form}"
-    model(1).save(over)
+    save(1, over)
     moments = {"old": _save_traced(2, over, None), "none": _save_traced(2, folder / f"first-{form}", None)}
     found: dict[str, list[Any]] = {"old": [], "none": []}
     state: int | None = 2
     for start, states in found.items():
         for line in moments[start][:: 1 if start == "old" else 4]:
             path = over if start == "old" else folder / f"none-{line}-{form}"
-            if start == "old" and state == 2:
-                model(1).save(path)
+            if start == "old" and state != 1:
+                save(1, path)
             child = os.fork()
             if child == 0:
                 _save_traced(2, path, line)

@@ -23,7 +23,7 @@ import replayml
 from replayml.recipe.files.atomic import replace_file
 from replayml.recipe.files.reading import read_model_file, verify
 from replayml.recipe.files.storing import collect_garbage
-from tests.security.killed_saves import model, number_of
+from tests.security.killed_saves import PRETRAINED, model, number_of, save
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("killed_saves.py")
@@ -54,6 +54,41 @@ def test_killed_at_every_line(form: str, tmp_path: Path) -> None:
     assert old == [1] * switch + [2] * (len(old) - switch)
     assert none == sorted(none, key=lambda number: number is not None)
     assert set(none) == {None, 2}
+
+
+@pytest.mark.slow
+def test_save_pretrained_killed_at_every_line(tmp_path: Path) -> None:
+    """SIGKILL leaves the old model, the new one, or between its two files a folder that is refused as such."""
+    command = [sys.executable, str(PROGRAM), "lines", PRETRAINED, str(tmp_path)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    old, none = ([number for _, number in found[start]] for start in ("old", "none"))
+    assert len(old) + len(none) > 60
+    first, last = old.index(0), old.index(2)
+    assert old == [1] * first + [0] * (last - first) + [2] * (len(old) - last)
+    assert none == sorted(none, key=[None, 0, 2].index)
+    assert set(none) == {None, 0, 2}
+
+
+def test_a_half_of_a_pretrained_model_says_what_to_do(tmp_path: Path) -> None:
+    """Between its two files a save leaves weights that load by themselves, and a folder that is saved to again."""
+    folder = tmp_path / PRETRAINED
+    for number in (1, 2):
+        save(number, tmp_path / str(number) / PRETRAINED)
+    save(1, folder)
+    new = tmp_path / "2" / PRETRAINED / "model.safetensors"
+    (folder / "model.safetensors").write_bytes(new.read_bytes())
+    with pytest.raises(replayml.RecipeError, match=r"changed-file.*a save was cut short.*can be loaded by itself"):
+        replayml.load(folder)
+    assert number_of(folder / "model.safetensors") == 2
+    save(2, folder)
+    assert number_of(folder) == 2
+    (folder / "config.json").unlink()
+    with pytest.raises(replayml.RecipeError, match="missing-file"):
+        replayml.load(folder)
+    save(1, folder)
+    assert number_of(folder) == 1
 
 
 @pytest.mark.slow
@@ -208,16 +243,20 @@ def read_all(path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_flipped_bit_is_refused(form: str, tmp_path: Path) -> None:
-    """One flipped bit anywhere in any file of a model is refused, with a RecipeError and nothing else."""
+    """One flipped bit anywhere in any file of a model is refused, with a RecipeError and nothing else.
+
+    Of the weights of a folder it is one bit of each byte, since a file has the same ones.
+    """
     path = tmp_path / form
     model(2).eval().save(path)
     names = read_model_file(path).files
     files = [path / name for name in names] if path.is_dir() else [path]
     for file in files:
         content = file.read_bytes()
-        step = 1 if len(files) == 1 else 3  # the weights of both forms are alike
+        is_again = len(files) > 1 and file.suffix != ".json"  # weights are alike in both forms
+        places = range(len(content)) if is_again else range(8 * len(content))
         with open(file, "r+b") as handle:
-            for bit in range(0, 8 * len(content), step):
+            for bit in (8 * place + place % 8 if is_again else place for place in places):
                 _put(handle, bit // 8, content[bit // 8] ^ (1 << bit % 8))
                 assert refused(lambda: read_all(path)), f"bit {bit} of {file.name}"
                 _put(handle, bit // 8, content[bit // 8])
@@ -369,6 +408,32 @@ def test_permissions_are_kept(form: str, tmp_path: Path) -> None:
     model(2).save(path)
     assert number_of(path) == 2
     assert {file.stat().st_mode & 0o777 for file in (path.iterdir() if path.is_dir() else [path])} == {0o600}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("form", [*FORMS, PRETRAINED])
+def test_what_is_read_only_is_replaced_and_stays_read_only(form: str, tmp_path: Path) -> None:
+    """As with os.replace, the folder decides whether a file may be replaced; the mode of the file is kept."""
+    path = tmp_path / form
+    save(1, path)
+    for file in path.iterdir() if path.is_dir() else [path]:
+        file.chmod(0o400)
+    save(2, path)
+    assert number_of(path) == 2
+    assert {file.stat().st_mode & 0o777 for file in (path.iterdir() if path.is_dir() else [path])} == {0o400}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_folder_protects_its_files(tmp_path: Path) -> None:
+    """Where the folder may not be written to, a save fails and the old model stays."""
+    save(1, tmp_path / "model.replayml")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            save(2, tmp_path / "model.replayml")
+    finally:
+        tmp_path.chmod(0o700)
+    assert number_of(tmp_path / "model.replayml") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are those of POSIX")

@@ -28,6 +28,8 @@ from tests.training.applications import QUIET, digits, loader, network
 class Sharded(replayml.Classifier):
     def configure_model(self):
         super().configure_model()
+        self.model[0].bias.requires_grad_(False)
+        self.model[2].eval()
         if self.device_mesh is not None:
             for layer in (self.model[0], self.model[2]):
                 fully_shard(layer, mesh=self.device_mesh["data_parallel"])
@@ -70,12 +72,17 @@ def run(program: str, strategy: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_what_two_processes_save_is_loaded_by_one(strategy: str, tmp_path: Path) -> None:
-    """Under DDP, and with weights sharded by FSDP2, checkpoint, model file and folder hold the whole weights."""
+    """Under DDP, and with weights sharded by FSDP2, checkpoint, model file and folder hold the whole weights.
+
+    What is frozen, and in eval mode, comes back as well.
+    """
     run(PROGRAM, strategy, tmp_path)
     expected = torch.load(tmp_path / "expected.pt")
     for name in ("app.ckpt", "app.replayml", "app"):
         app = replayml.load(tmp_path / name, rename={"__main__.Sharded": "replayml.training.classifier.Classifier"})
         assert type(app) is replayml.Classifier
+        assert [key for key, weight in app.named_parameters() if not weight.requires_grad] == ["model.0.bias"]
+        assert [key for key, module in app.named_modules() if not module.training] == ["model.2"]
         state = app.state_dict()
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[key], value) for key, value in expected.items())

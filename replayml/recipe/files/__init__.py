@@ -9,6 +9,7 @@
 ``manifest``   which files of a folder are the model
 ``reading``    model files, read and verified
 ``storing``    model files, written
+``dense``      tensors that a file can hold
 ``archive``    checkpoints, looked at before torch reads them
 ``weights``    from stored tensors to the weights of a model
 =============  ==========================================================

@@ -40,6 +40,9 @@ def replace_file(
     A link is followed; the permissions of an old file are kept, and a new one has those that are given, or else those
     that the process gives. At no moment does it have more.
 
+    As with ``os.replace``, what counts is whether the folder may be written to: a file that is read-only (mode 0400) is
+    replaced, and the new one is read-only as well. To protect files, make their folder read-only.
+
     Args:
         path: The file.
         write: Writes the content to an open file, in which it may move about.

@@ -69,12 +69,13 @@ def form_for(path: str | os.PathLike[str]) -> Form:
     if not path.suffix or path.is_dir() or str(text).endswith(os.sep):
         _require_own(path)
         return "folder"
-    is_number = path.suffix[1:2].isdigit()  # as in v1.0, which is not the v1 of another kind
+    is_number = path.suffix[1:].lstrip("v")[:1].isdigit()  # as in run.v2, or v1.0
     raise RecipeError(
         "bad-path",
         str(path),
         f"a model is saved as a file whose name ends in {SUFFIX}, or as a folder, whose name has no ending; "
-        f"{path.suffix} is neither. Save it to {path.name if is_number else path.stem}{SUFFIX}",
+        f"{path.suffix} is neither. Save it to {path.name if is_number else path.stem}{SUFFIX}; or, for a folder of "
+        f"this name, write it with a slash at its end: {path.name + os.sep!r}",
     )
 
 

@@ -24,6 +24,7 @@ from replayml.recipe.faults import shown
 from replayml.recipe.randomness import fixed_randomness
 
 __all__ = [
+    "WRAPPERS",
     "Form",
     "assign",
     "by_path",
@@ -39,7 +40,9 @@ __all__ = [
 
 T = TypeVar("T")
 
-COMPILED = "_orig_mod."
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Under which name torch keeps a module that it has put another one around."""
+
 MAPPED = "_weights_are_mapped"
 
 # A checkpoint that has so few of a model's weights is one of another model, whatever `strict` says.
@@ -100,8 +103,10 @@ def skeleton(make: Callable[[], T]) -> T:
 
 
 def normal_name(name: str) -> str:
-    """Return the name of a weight without what ``torch.compile`` puts into it."""
-    return name.replace(COMPILED, "")
+    """Return the name of a weight without what ``torch.compile`` and the like put into it."""
+    for wrapper in WRAPPERS:
+        name = name.replace(f"{wrapper}.", "")
+    return name
 
 
 class Form(NamedTuple):
@@ -127,7 +132,7 @@ def forms(state: Mapping[str, Any]) -> dict[str, Form | None]:
     """Return the form of everything in a ``state_dict``, by normal name; None for what is no tensor or has none."""
     return {
         normal_name(name): Form(tuple(value.shape), value.dtype)
-        if isinstance(value, torch.Tensor) and not is_lazy(value)
+        if isinstance(value, torch.Tensor) and not is_lazy(value) and not value.is_nested
         else None
         for name, value in state.items()
     }

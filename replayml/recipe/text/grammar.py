@@ -17,6 +17,7 @@ from typing import Any
 from replayml.core.tape import Where
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, refuse, shown
 from replayml.recipe.format import Limits, canonical, is_plain_dict
+from replayml.recipe.text.extent import Extent
 from replayml.recipe.text.parts import (
     CallPart,
     ClassPart,
@@ -74,6 +75,7 @@ class Walk:
         self.opaque: list[OpaquePart] = []
         self._calls = 0
         self._entry_count = 0
+        self._extent = Extent(limits.values)
         self._numbers: list[bool | None] = []  # for each number: None while it is read, then whether calls are in it
         self._referred: set[int] = set()
         self._tapes = 0  # how many tape entries the walk is inside of
@@ -130,6 +132,7 @@ class Walk:
 
     def _visit(self, node: object, place: Place) -> Part:
         """Return the part of a node; a faulty node is noted, and stands for None."""
+        self._extent.size += 1
         try:
             if isinstance(node, list):
                 self._refuse_in_key("a list")
@@ -179,7 +182,9 @@ class Walk:
             raise Flaw("bad-reference", "$tree stands for a part of the tree; only a tape entry can refer to one.")
         if leaf.tag == "$tree":
             self._meet("a $tree")
-        leaf.read(node[leaf.tag])
+        value = leaf.read(node[leaf.tag])
+        if isinstance(value, range):
+            self._extent.add_range(value)
         return self._numbered(node, lambda: LeafPart(leaf.read, node[leaf.tag]))
 
     def _numbered(self, node: dict[str, object], read: Callable[[], Part]) -> Part:
@@ -192,11 +197,12 @@ class Walk:
         if self._keys:
             raise Flaw("bad-reference", "what is a key or stands in a set has no $id.")
         self._numbers.append(None)
-        met = self._met
+        met, size = self._met, self._extent.size
         try:
             return SharedPart(number, read())
         finally:
             self._numbers[number] = self._met > met
+            self._extent.share(number, size)
 
     def _reference(self, node: dict[str, object], place: Place) -> Part:
         number = node["$ref"]
@@ -209,6 +215,7 @@ class Walk:
         if has_calls:
             self._meet("a module")
         self._referred.add(number)
+        self._extent.add_reference(number)
         return Reference(number)
 
     # Collections ----------------------------------------------------------------------------------------------------
@@ -330,7 +337,7 @@ class Walk:
     def _call(self, node: dict[str, object], place: Place) -> Part:
         self._calls += 1
         self._meet("a $call")
-        name, index = self._name(node, "$call"), len(self.named)
+        name, index, size = self._name(node, "$call"), len(self.named), self._extent.size
         args = self._all(node["args"], place.below("args"))
         kwargs = self._kwargs(node["kwargs"], place.below("kwargs"))
         if "tape" in node and node["tape"] == []:
@@ -341,6 +348,7 @@ class Walk:
             raise Flaw("bad-value", f"the version of a class is an integer from 1, not {shown(version)}.")
         call = CallPart("call", name, place, args, kwargs, tape, self._where(node), version)
         self.entries += [(call, entry) for entry in tape]
+        self._extent.size = size  # a module is one value to whoever is given it
         return self._note(call, index)
 
     def _tape(self, entries: object, place: Place) -> tuple[EntryPart, ...]:

@@ -8,8 +8,8 @@ Invariants:
     * A dry run allocates no memory for a tensor that is made from sizes, and leaves the global generators alone.
     * A constructor that needs the values of its tensors cannot be run dry; then each tensor is counted just before it
       is made for real.
-    * What is counted are tensors and modules, and the time is looked at when one is made. A constructor that fills a
-      list of Python, or waits, without making either is not interrupted.
+    * What is counted are tensors and modules. A constructor that goes on without making either is broken off: see
+      ``text.watching``. Too much memory, and too deep a recursion, are refusals as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ from replayml.core.meta import watched
 from replayml.recipe.faults import MODEL, Flaw
 from replayml.recipe.format import Limits
 from replayml.recipe.randomness import fixed_randomness
+from replayml.recipe.text.watching import Exceeded, Watch, too_slow
 
 __all__ = ["Rehearsal", "is_about_meta", "measured", "rehearse"]
 
@@ -85,14 +87,6 @@ _FROM_VALUES: frozenset[Callable[..., Any]] = frozenset(
     {torch.as_tensor, torch.asarray, torch.clone, torch.from_numpy, torch.tensor, torch.Tensor.clone}
 )
 _ABOUT_MEMORY = ("generator", "out", "pin_memory")
-
-
-class _Exceeded(BaseException):
-    """Raised through the constructors of a user, none of which catches it, when a limit is reached."""
-
-    def __init__(self, flaw: Flaw) -> None:
-        super().__init__(flaw)
-        self.flaw = flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +182,26 @@ class _Meter(TorchFunctionMode):
         self._most: int | None = None
         self._start = time.monotonic()
         self._living: dict[int, weakref.ref[Any]] = {}
+        self._noted = 0
         self.bytes = 0
         self.tensors = 0
         self.modules = 0
 
     def run(self, make: Callable[[], T]) -> T:
         """Return what ``make`` makes, or refuse it."""
+        note = " Nothing was allocated." if self._dry else ""
         try:
             with watched(self._note_module), self:
-                return make()
-        except _Exceeded as exceeded:
-            flaw, note = exceeded.flaw, " Nothing was allocated." if self._dry else ""
+                return Watch(self._limits.seconds, lambda: self.tensors + self._noted).run(make)
+        except Exceeded as exceeded:
+            flaw = exceeded.flaw
             raise RecipeError(flaw.code, str(MODEL), flaw.message + note) from None
+        except MemoryError as error:
+            message = "its values take more memory than there is."
+            raise RecipeError("too-much-memory", str(MODEL), message + note) from error
+        except RecursionError as error:
+            message = f"it goes deeper than {sys.getrecursionlimit()} calls. Raise sys.setrecursionlimit()."
+            raise RecipeError("too-deep", str(MODEL), message + note) from error
 
     def seconds(self) -> float:
         """Return how long it has been running."""
@@ -230,7 +232,7 @@ class _Meter(TorchFunctionMode):
         except (OverflowError, RuntimeError, TypeError) as error:
             if "overflow" in str(error).lower():
                 message = "a tensor would have more elements than 64 bits can count."
-                raise _Exceeded(Flaw("too-much-memory", message)) from None
+                raise Exceeded(Flaw("too-much-memory", message)) from None
             raise
 
     def _count(self, made: object, is_kept: bool) -> None:
@@ -240,7 +242,7 @@ class _Meter(TorchFunctionMode):
         self.bytes += size if is_kept else 0
         self.tensors += is_kept
         if self.tensors > self._limits.tensors:
-            raise _Exceeded(
+            raise Exceeded(
                 Flaw(
                     "too-many-tensors",
                     f"more than {self._limits.tensors} tensors would be made. Raise Limits(tensors=).",
@@ -256,7 +258,7 @@ class _Meter(TorchFunctionMode):
         if total > self._most:
             what = f"a tensor of shape {tuple(made.shape)} and {str(made.dtype).removeprefix('torch.')}"
             which = "half of the memory that is free" if self._limits.memory is None else "the limit"
-            raise _Exceeded(
+            raise Exceeded(
                 Flaw(
                     "too-much-memory",
                     f"{what} brings the tensors to {total} bytes; {which} is {self._most}. Raise Limits(memory=).",
@@ -266,13 +268,14 @@ class _Meter(TorchFunctionMode):
     def _note_module(self, module: object) -> None:
         """Count a module of replayml that is being made."""
         self._check_time()
+        self._noted += 1
         key, living = id(module), self._living
         living[key] = weakref.ref(module, lambda _: living.pop(key, None))
         if len(living) > self._limits.modules:
             gc.collect()  # a module and its parts hold each other
         self.modules = max(self.modules, len(living))
         if len(living) > self._limits.modules:
-            raise _Exceeded(
+            raise Exceeded(
                 Flaw(
                     "too-many-modules",
                     f"more than {self._limits.modules} modules would be made. Raise Limits(modules=).",
@@ -281,12 +284,7 @@ class _Meter(TorchFunctionMode):
 
     def _check_time(self) -> None:
         if self.seconds() > self._limits.seconds:
-            raise _Exceeded(
-                Flaw(
-                    "too-slow",
-                    f"the dry run takes longer than {self._limits.seconds} seconds. Raise Limits(seconds=).",
-                )
-            )
+            raise Exceeded(too_slow(self._limits.seconds))
 
 
 def free_memory() -> int:

@@ -35,6 +35,7 @@ __all__ = ["Kind", "Names"]
 Kind = Literal["call", "class", "function", "enum", "dataclass", "namedtuple", "pydantic", "codec"]
 
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SCRIPT = "__main__"
 _LONGEST_SUGGESTED = 200
 _LEAST_ALIKE = 0.7
 
@@ -181,6 +182,13 @@ class Names:
                 text += f" If it has moved there: rename={{{name!a}: {similar!r}}}."
         if kind == "codec":
             return f"{text} Pass its codec: trust=[Codec(...)]."
+        if name.startswith(f"{_SCRIPT}."):
+            last = shown(name.removeprefix(f"{_SCRIPT}."))[1:-1]
+            return (
+                f"{text} It stood in a script, which is {_SCRIPT} only while it runs. Move it to a module that both "
+                "programs import, and save again; or import the module that has it now, and say which one that is: "
+                f"rename={{'{_SCRIPT}.{last}': 'MODULE.{last}'}}."
+            )
         return (
             f"{text} If it is a replayml module, import the module that defines it; "
             "anything else that you trust is handed in as an object: trust=[...]."

@@ -25,7 +25,7 @@ from typing import Any
 from replayml.core.tape import CallRecord, TapeEntry, Where
 from replayml.recipe.codecs import Codec
 from replayml.recipe.faults import Fault, Flaw, Place, noting, refuse, shown
-from replayml.recipe.migrate import class_version, listed, migrated, misfits, version_flaws
+from replayml.recipe.migrate import call_now, class_version, listed, misfits, version_flaws
 from replayml.recipe.text.names import Kind, Names
 from replayml.recipe.values.instances import make_pydantic, takes_more
 
@@ -344,6 +344,6 @@ class CallPart(NamedPart):
         cls = self._found(maker)
         args = tuple(value.make(maker) for value in self.args)
         kwargs = {name: value.make(maker) for name, value in self.kwargs}
-        if self.version < class_version(cls):
-            args, kwargs = migrated(cls, self.name, self.version, args, kwargs, self.place)
-        return CallRecord(cls, args, kwargs, [entry.make(maker) for entry in self.tape], self.where)
+        tape = [entry.make(maker) for entry in self.tape]
+        (args, kwargs), tape = call_now(cls, self.name, self.version, (args, kwargs), tape, self.place)
+        return CallRecord(cls, args, kwargs, tape, self.where)

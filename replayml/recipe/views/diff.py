@@ -66,7 +66,7 @@ class WeightChange:
 
 @dataclass(frozen=True, slots=True)
 class RecipeDiff:
-    """What differs between two recipes.
+    """What differs between two recipes. It is true where something does: ``if one.diff(other): ...``.
 
     Attributes:
         config: What is in force in one model and not in the other, by path.
@@ -98,6 +98,10 @@ class RecipeDiff:
     def is_empty(self) -> bool:
         """Whether nothing differs."""
         return not (self.config or self.tape or self.weights or self.calls or self.rest)
+
+    def __bool__(self) -> bool:
+        """Return whether anything differs: ``if one.diff(other): ...``."""
+        return not self.is_empty
 
     @property
     def is_complete(self) -> bool:

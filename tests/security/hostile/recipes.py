@@ -95,5 +95,64 @@ def _sizes() -> Iterator[Case]:
     yield sized("a long list", "too-many-modules", mlp, (4, [1] * 30_000, 2), (4, [1] * 30, 2), modules=5000)
     yield sized("for ever", "too-slow", f"{MODELS}.Waiting", (10**15,), (3,), seconds=0.5)
 
+    relu, linear = ({"$call": name, "args": args, "kwargs": {}} for name, args in _SMALL.items())
+    for name, cls, hostile, honest in (
+        ("copies of a layer", "torch.nn.TransformerEncoder", (relu, 10**9), (_ENCODER, 2)),
+        ("copies of copies", "torch.nn.TransformerDecoder", (_made_of([relu] * 2000), 10**9), (_made_of([linear]), 2)),
+        ("names without end", "torch.nn.RNN", (1, 1, 10**18), (1, 1, 2)),
+        ("weights without end", "torch.nn.LSTM", (1, 1, 10**9), (1, 1, 2)),
+        ("a power", "torch.nn.AdaptiveLogSoftmaxWithLoss", (1, 10**6, [*range(1, 30_000)], 2**62), (8, 100, [9], 2)),
+        ("a window", "torchmetrics.RunningMean", (10**9,), (3,)),
+    ):
+        yield sized(name, "too-slow", cls, hostile, honest, seconds=3.0)
 
-CASES = [*_parser(), *_spelling(), *_names(), *_methods(), *_sizes()]
+
+def _lengths() -> Iterator[Case]:
+    """Lists that a few bytes stand for."""
+
+    def long(name: str, cls: str, hostile: Any, honest: Any) -> Case:
+        return text_case("build size", name, "too-many", _made(cls, hostile), _made(cls, honest), "model")
+
+    mlp = "replayml.blocks.components.MultiLayerPerceptron"
+    layer = "replayml.layers.layer.Layer"
+    norm = {"$class": "torch.nn.LayerNorm"}
+    yield long("a range", "torch.nn.LayerNorm", (_range(10**11),), (_range(3),))
+    yield long("a range backwards", "torch.nn.Identity", (_range(-(10**18), -3),), (_range(-9, -3),))
+    yield long("a range beyond 64 bits", "torch.nn.Identity", ({"$range": [-(2**63), 2**63 - 1, 1]},), (_range(0),))
+    yield long("a range of sizes", mlp, (4, _range(10**11), 2), (4, {"$range": [1, 9, 2]}, 2))
+    yield long("a range for later", layer, (norm, _range(10**11)), (norm, _range(3)))
+    yield long("ranges in a list", "torch.nn.Identity", ([_range(60_000)] * 2,), ([_range(40_000)] * 2,))
+    yield long("ranges as keys", "torch.nn.Identity", ({"$set": [_range(10**11)]},), ({"$set": [_range(10)]},))
+    for name, many, few, depth in (("a list of lists", 10, 2, 9), ("a tower of lists", 1, 1, 3000)):
+        hostile, honest = (_nested(width, depth) for width in (many, few))
+        yield long(name, "torch.nn.Identity", (hostile,), (honest if few < many else _nested(1, 300),))
+    identity = "torch.nn.Identity"
+    first, others = {"$id": 0, "$list": [1.0, 2.0]}, [_call(identity, {"$ref": 0})] * 50
+    big, small = ([_call(identity, first | {"$list": [1.0] * size}), *others] for size in (50_000, 2))
+    yield long("one list for many", "torch.nn.Sequential", big, small)
+
+
+def _call(cls: str, *args: Any) -> dict[str, Any]:
+    return {"$call": cls, "args": list(args), "kwargs": {}}
+
+
+def _made_of(layers: list[Any]) -> dict[str, Any]:
+    return _call("torch.nn.Sequential", *layers)
+
+
+def _range(stop: int, step: int = 1) -> dict[str, Any]:
+    return {"$range": [0, stop, step]}
+
+
+def _nested(width: int, depth: int) -> list[Any]:
+    """Return lists, each of which refers to the one before so many times."""
+    first: dict[str, Any] = {"$id": 0, "$list": [1, 1]}
+    last = {"$ref": depth - 1}
+    rest: list[Any] = [{"$id": number, "$list": [{"$ref": number - 1}] * width} for number in range(1, depth)]
+    return [first, *rest, last]
+
+
+_SMALL = {"torch.nn.ReLU": [], "torch.nn.Linear": [2, 2]}
+_ENCODER = {"$call": "torch.nn.TransformerEncoderLayer", "args": [4, 2, 4], "kwargs": {"batch_first": True}}
+
+CASES = [*_parser(), *_spelling(), *_names(), *_methods(), *_sizes(), *_lengths()]

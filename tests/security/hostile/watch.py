@@ -65,7 +65,7 @@ FORBIDDEN = (
         "sys.addaudithook",
     ),
 )
-FREE_TO_READ = ("/proc/meminfo",)
+FREE_TO_READ = ("/proc/meminfo", "/proc/self/statm")
 
 
 class Watch:
