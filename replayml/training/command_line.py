@@ -32,6 +32,10 @@ class CommandLine(LightningCLI):
           model: {class_path: replayml.MultiLayerPerceptron, init_args: {...}}
           optimizer: {class_path: replayml.Adam, init_args: {lr: 0.001}}
 
+    A torch layer is named by its own class, ``class_path: torch.nn.Linear``. `replayml.Layer`, and whatever else takes
+    ``*args``, cannot be named, since a file gives arguments by name: write an annotated function,
+    ``def linear(width: int) -> nn.Module: return replayml.Layer(nn.Linear, None, width)``, and name that.
+
     What differs from ``LightningCLI``:
 
     * ``--ckpt_path`` takes checkpoints of applications, whose recipe is no set of arguments; the files give the model.
