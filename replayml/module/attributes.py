@@ -170,6 +170,7 @@ def _is_device(value: object) -> bool:
 def _draw() -> None:
     """Let the global generators of torch, Python and NumPy move on."""
     torch.rand(1)
+    torch.randn(1)  # of which the generator may have one in store
     random.random()  # noqa: S311 - the same
     np.random.random()  # noqa: NPY002 - the generator that a constructor may draw from
 
