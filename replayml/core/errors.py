@@ -7,6 +7,7 @@
      ├── AlreadyBuiltError (RuntimeError)      a change to a model whose weights exist
      ├── NotBuiltError (RuntimeError)          a use of a model whose weights do not exist yet
      ├── BuildError (RuntimeError)             a model that lacks what building needs
+     ├── LifecycleError (RuntimeError)         a step of the lifecycle that cannot be taken now
      ├── ReplayError (RuntimeError)            a tape entry that can no longer be replayed
      ├── RecipeError (ValueError)              a model file, or a model, without a safe data form
      └── CheckpointError (RuntimeError)        a checkpoint that does not fit the model
@@ -28,6 +29,7 @@ __all__ = [
     "BuildError",
     "CheckpointError",
     "ConfigurationError",
+    "LifecycleError",
     "NotBuiltError",
     "RecipeError",
     "ReplayError",
@@ -64,6 +66,10 @@ class NotBuiltError(ReplaymlError, RuntimeError):
 
 class BuildError(ReplaymlError, RuntimeError):
     """A model that lacks a value which building needs."""
+
+
+class LifecycleError(ReplaymlError, RuntimeError):
+    """A step of the lifecycle (training, deployment, evaluation) that cannot be taken at the moment."""
 
 
 class ReplayError(ReplaymlError, RuntimeError):

@@ -39,7 +39,16 @@ def going(module: Any, parent: Any, slots: Path) -> Callable[[], None]:
         return _taken_out_by(parent, module, slots)
     alone = _as_its_own(module)
     elsewhere = _at_its_other_places(module, parent, slots)
-    return lambda: elsewhere() if module._record.links else alone()
+    abroad = _in_other_models(module, parent)
+
+    def take() -> None:
+        if module._record.links:
+            elsewhere()
+            abroad()
+        else:
+            alone()
+
+    return take
 
 
 def _as_its_own(module: Any) -> Callable[[], None]:
@@ -86,6 +95,32 @@ def _at_its_other_places(module: Any, parent: Any, slots: Path) -> Callable[[], 
             for other, below, name, thing in things:
                 if other is top:
                     _put_once(top, (*path, *below), name, thing.copy())
+
+    return take
+
+
+def _in_other_models(module: Any, parent: Any) -> Callable[[], None]:
+    """Return what makes all that is in force in one model a module's own for the others that it stands in."""
+    here = tags.roots(parent)
+    others = [top for top in tags.roots(module) if all(top is not root for root in here)]
+    if not others:
+        return lambda: None
+    record = module._record
+    known = {entry.serial for top in others for entry in top._record.call.tape}
+    known |= {entry.serial for entry in record.call.tape}
+    call = with_settings_from_above(module, here, lambda thing: thing.serial in known or thing.during in known, known)
+    told = call.tape[len(record.call.tape) :]
+    things = [thing for top, path in tags.paths_below(module, here) for thing in _things(top, path)]
+
+    def take() -> None:
+        if any(top is root for top in tags.roots(module) for root in here):
+            return
+        tape = record.call.tape
+        note(tape.__delitem__, slice(len(tape), None))
+        tape.extend(told)
+        for top, path in tags.paths(module):
+            for below, name, thing in things:
+                _put_once(top, (*path, *below), name, _own(thing, module))
 
     return take
 

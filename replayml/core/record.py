@@ -4,7 +4,8 @@ Invariants:
     * The record is the only attribute that replayml adds to a module: ``module.__dict__["_record"]``.
     * ``links`` of a child and ``children`` of its parent always agree.
     * The record of a built model holds its blueprint, and the calls that wait for training, and nothing else, so that
-      a built model is as light and as picklable as a plain ``torch.nn.Module``.
+      a built model is as light and as picklable as a plain ``torch.nn.Module``. What is known of it while the program
+      runs is no part of any copy.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ class Record:
         sharing: Whether it, or something below it, stands in several places.
         left: The root of the tree that it was taken out of, or None.
         gone: Where its successor stands, after its parent was constructed again.
+        runtime: What is known of it while the program runs: see `replayml.module.runtime`.
     """
 
     args: tuple[Any, ...] = ()
@@ -191,6 +193,7 @@ class Record:
     blueprint: Blueprint | None = None
     inferred: dict[str, Any] = NOTHING
     path: Path = ()
+    runtime: Any = None
 
     def name_of(self, slot: str) -> str:
         """Return the name under which a slot is found in the module's children."""
@@ -216,13 +219,15 @@ class Record:
 
     def seal(self, blueprint: Blueprint, path: Path) -> None:
         """Keep the blueprint, and what waits for a later phase, and forget the rest: the module is built."""
-        hooks = self.hooks
+        hooks, runtime = self.hooks, self.runtime
         self.__dict__.clear()
         self.built = True
         self.blueprint = blueprint
         self.path = path
         if hooks:
             self.hooks = hooks
+        if runtime is not None:
+            self.runtime = runtime
 
     def wait(self, hooks: dict[str, list[HookCall]]) -> None:
         """Add calls that wait for a phase."""

@@ -729,3 +729,34 @@ def test_what_an_init_set_on_a_child_goes_along_when_it_moves_the_child() -> Non
     model.a.inner.configure(bias=False)
     assert (model.a.inner.out_features, model.a.inner.note) == (6, "kept")
     assert_same(model, model.new())
+
+
+@pytest.mark.parametrize("is_shared_before", [True, False])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda first: first.inner[0].configure(out_features=5),
+        lambda first: first.configure("inner", 0, out_features=5),
+        lambda first: first.inner.append(Layer(nn.Tanh)),
+        lambda first: first.inner[0].set("note", "kept"),
+        lambda first: first.set("inner", first.inner),
+    ],
+    ids=["setting", "from above", "edit", "attribute", "nothing"],
+)
+def test_a_part_of_two_models_keeps_what_was_set_in_the_one_that_it_leaves(is_shared_before: bool, act: Any) -> None:
+    """A part that leaves one of two models has all that was in force for it in the other, and in copies of that."""
+    part = Sequential(Layer(nn.Linear, 1, 1))
+    first = Wrap(part)
+    second = Wrap(part) if is_shared_before else None
+    act(first)
+    second = Wrap(part) if second is None else second
+    before = picture(second)
+    assert picture(second.new()) == before
+    del first.inner
+    second.inner[0].configure(bias=False)
+    assert second.inner[0].bias is False
+    second.inner[0].configure(bias=True)
+    for other in (second, second.new(), second.new().new()):
+        assert [type(layer).__name__ for layer in other.inner] == [type(layer).__name__ for layer in part]
+        assert (other.inner[0].out_features, len(other.inner)) == (part[0].out_features, len(part))
+        assert getattr(other.inner[0], "note", None) == getattr(part[0], "note", None)
