@@ -152,7 +152,7 @@ class Record:
         running: The phase whose waiting calls run at the moment, or None.
         deferred: What brings it in line with its settings, while it waits for that.
         sharing: Whether it, or something below it, stands in several places.
-        left: The root of the tree that it was taken out of, or None.
+        left: The root of the tree that it was taken out of last, or None.
         gone: Where its successor stands, after its parent was constructed again.
         runtime: What is known of it while the program runs: see `replayml.module.runtime`.
     """

@@ -36,7 +36,9 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
             f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
         )
-    if record.links and (record.expected is not None or _stands_back_for(tags.root(child), parent)):
+    if record.links and (
+        record.expected is not None or record.left is tags.root(parent) or _stands_back_for(tags.root(child), parent)
+    ):
         record.links.insert(0, (parent, slots))
     else:
         record.links.append((parent, slots))
@@ -81,11 +83,12 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
     if slots in siblings:
         del siblings[slots]
         note(siblings.__setitem__, slots, child)
-    if not record.links:
+    top = tags.root(parent)
+    if all(root is not top for root in tags.roots(child)):
         note(setattr, record, "left", record.left)
-        record.left = tags.root(parent)
+        record.left = top
     if record.children or record.links:
-        _stand_back(child, tags.root(parent))
+        _stand_back(child, top)
     _take_along(child, parent, slots)
 
 

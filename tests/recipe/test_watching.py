@@ -175,3 +175,27 @@ def test_only_the_thread_that_is_watched_is_broken_off() -> None:
     refusal(endless, 0.1)
     other.join()
     assert len(found) == 1
+
+
+class Leaving:
+    """Takes its time to go."""
+
+    def __del__(self) -> None:
+        busy(0.03)
+
+
+def test_what_is_broken_off_in_a_finalizer_is_broken_off_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that Python loses in a finalizer is raised again, and not shown; other ones are."""
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    before = sys.unraisablehook
+
+    def go_on() -> None:
+        while True:
+            Leaving()
+            busy(0.03)
+
+    with pytest.raises(Exceeded):
+        Watch(0.3, nothing).run(go_on)
+    assert shown == []
+    assert sys.unraisablehook is before

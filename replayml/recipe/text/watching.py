@@ -34,7 +34,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import _C
@@ -96,6 +96,7 @@ class Watch:
         self._asleep = _thread.allocate_lock()  # let go of to wake the other thread
         self._is_over = False
         self._flaw: Flaw | None = None
+        self._hook = _Hook()
         self._progress = _Progress(seconds, _clock_of(self._thread))
 
     def run(self, make: Callable[[], T]) -> T:
@@ -127,6 +128,7 @@ class Watch:
         with self._looking:
             is_first = not self._is_over
             self._is_over = True
+            self._hook.remove()
             self._progress.forget()
         if is_first:
             self._asleep.release()
@@ -152,6 +154,7 @@ class Watch:
         if self._flaw is None:
             self._flaw, has_worked = self._progress.flaw(), True
         if self._flaw is not None and (self._progress.is_late() or (has_worked and not step.is_called_back)):
+            self._hook.install()
             _SET_EXCEPTION(ctypes.c_ulong(self._thread), ctypes.py_object(_Stopped))
 
     def _step(self) -> _Step | None:
@@ -169,6 +172,33 @@ class Watch:
             is_theirs = is_theirs or package not in _NO_ONES_CODE
             frame = frame.f_back
         return None if frame is None else _Step(entry, call, is_importing or is_theirs, is_called_back)
+
+
+class _Hook:
+    """Takes the place of ``sys.unraisablehook`` while code is broken off.
+
+    An exception that comes up in a finalizer, or in what is called when an object goes, is lost: Python shows it there.
+    The thread is broken off again a little later.
+    """
+
+    def __init__(self) -> None:
+        self._before: Callable[[Any], object] | None = None
+
+    def install(self) -> None:
+        """Take the place."""
+        if self._before is None:
+            self._before = sys.unraisablehook
+            sys.unraisablehook = self
+
+    def remove(self) -> None:
+        """Give the place back, unless somebody else has it now."""
+        if self._before is not None and sys.unraisablehook is self:
+            sys.unraisablehook = self._before
+
+    def __call__(self, lost: Any) -> None:
+        """Show what was lost, as before, unless it is ours."""
+        if lost.exc_type is not _Stopped and self._before is not None:
+            self._before(lost)
 
 
 @dataclass(frozen=True, slots=True)
