@@ -1,6 +1,6 @@
 """replayml makes PyTorch models replayable: a model is a constructor call plus a tape of edits.
 
-    construct ──► configure ──► build ──► train ──► checkpoint ──► reload
+    construct ──► configure ──► build ──► train ──► checkpoint ──► reload ──► deploy
 
 The names below are the public ones. Those that need Lightning, or read and write models as data, are imported when
 they are first used.
@@ -9,6 +9,7 @@ they are first used.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from replayml.blocks.base import BaseBlock
@@ -33,12 +34,14 @@ from replayml.core.errors import (
     BuildError,
     CheckpointError,
     ConfigurationError,
+    LifecycleError,
     NotBuiltError,
     RecipeError,
     ReplayError,
     ReplaymlError,
     SelectionError,
 )
+from replayml.core.errors import suggestion as _suggestion
 from replayml.core.hooks import (
     after_build,
     after_deploy,
@@ -63,6 +66,15 @@ from replayml.module.selection import Selection
 from replayml.recipe import Codec, Limits
 
 if TYPE_CHECKING:
+    from replayml.lifecycle.action import ActionModule
+    from replayml.lifecycle.binding import bind
+    from replayml.lifecycle.branches import barrier, diverter, parallel, warp
+    from replayml.lifecycle.choices import ifs, switch
+    from replayml.lifecycle.flows import loop, pipeline
+    from replayml.lifecycle.graphs import graph
+    from replayml.lifecycle.packages import package
+    from replayml.lifecycle.registry import module_register
+    from replayml.lifecycle.showing import make_repr
     from replayml.module.saving import load
     from replayml.recipe.recipe import Recipe
     from replayml.recipe.views.diff import RecipeDiff
@@ -79,6 +91,7 @@ __version__ = "0.1.0"
 
 # Where each name stands that is imported when it is first used.
 _LATER = {
+    "ActionModule": "lifecycle.action",
     "Application": "training.application",
     "BinaryClassifier": "training.classifier",
     "CategoricalClassifier": "training.classifier",
@@ -92,12 +105,26 @@ _LATER = {
     "RecipeDiff": "recipe.views.diff",
     "Regressor": "training.regressor",
     "Trainer": "training.trainer",
+    "barrier": "lifecycle.branches",
+    "bind": "lifecycle.binding",
+    "diverter": "lifecycle.branches",
+    "graph": "lifecycle.graphs",
+    "ifs": "lifecycle.choices",
     "inspect": "recipe.views.inspection",
     "load": "module.saving",
+    "loop": "lifecycle.flows",
+    "make_repr": "lifecycle.showing",
+    "module_register": "lifecycle.registry",
+    "package": "lifecycle.packages",
+    "parallel": "lifecycle.branches",
+    "pipeline": "lifecycle.flows",
+    "switch": "lifecycle.choices",
+    "warp": "lifecycle.branches",
 }
 
 __all__ = [
     "SGD",
+    "ActionModule",
     "Adam",
     "AdamW",
     "Add",
@@ -132,6 +159,7 @@ __all__ = [
     "LayerActivationNormalizationUpsample",
     "LayerList",
     "LayerSkip",
+    "LifecycleError",
     "Limits",
     "LinearBlock",
     "LogHistory",
@@ -165,24 +193,49 @@ __all__ = [
     "after_deploy",
     "after_fit",
     "after_init",
+    "barrier",
     "before_build",
     "before_deploy",
     "before_fit",
+    "bind",
+    "diverter",
     "edit",
+    "graph",
+    "ifs",
     "initializers",
     "inspect",
     "load",
+    "loop",
+    "make_repr",
+    "module_register",
+    "package",
+    "parallel",
+    "pipeline",
     "stateful",
+    "switch",
+    "warp",
 ]
 
 
+# The placeholders of `bind`, `_0` to `_9`.
+_LATER |= {f"_{number}": "lifecycle.binding" for number in range(10)}
+
+_GROUPS = "replayml.lifecycle.registry"
+
+
 def __getattr__(name: str) -> Any:
-    """Import a name of `_LATER` when it is first used."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'replayml' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"replayml.{_LATER[name]}"), name)
-    globals()[name] = value
-    return value
+    """Import a name of `_LATER` when it is first used, and find a group of modules: `replayml.mymodules`."""
+    if name in _LATER:
+        value = getattr(importlib.import_module(f"replayml.{_LATER[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is None:
+        try:
+            return importlib.import_module(_GROUPS).module_register.group(name)
+        except ConfigurationError as error:
+            hint = _suggestion(name, __all__)
+            raise AttributeError(f"module 'replayml' has no attribute {name!r}.{hint} As a group: {error}") from error
+    raise AttributeError(f"module 'replayml' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,23 +9,37 @@ Invariants:
 
 from __future__ import annotations
 
+import copy
 import types
 import weakref
-from collections.abc import Collection
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from replayml.core.journal import note, refill, refill_set
+from replayml.core.errors import ArgumentError
+from replayml.core.journal import note
 
-__all__ = ["ATOMS", "Kept", "as_given", "fresh", "keep", "note_content", "read_once"]
+__all__ = [
+    "ATOMS",
+    "CONTAINERS",
+    "Kept",
+    "as_given",
+    "fresh",
+    "keep",
+    "modules_in",
+    "note_content",
+    "read_once",
+    "rebuilt",
+]
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), type, types.FunctionType})
-CONTAINERS = frozenset({list, dict, set, tuple})
+CONTAINERS = frozenset({list, dict, set, tuple, OrderedDict, defaultdict, Counter, deque, bytearray})
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Kept:
-    """A list, a dict or a set that was given, and the copy of it in the record.
+    """A container that was given, and the copy of it in the record.
 
     Attributes:
         given: The object that the user has.
@@ -43,7 +57,10 @@ _known: weakref.WeakValueDictionary[int, Kept] = weakref.WeakValueDictionary()
 
 
 def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Kept]]:
-    """Return arguments for the record, with a copy in the place of each list, dict and set.
+    """Return arguments for the record, with a copy in the place of each container: see `CONTAINERS`.
+
+    Raises:
+        ArgumentError: When a container contains itself.
 
     Returns:
         The arguments, and what was copied. The same copy is taken again for the same object, for as long as somebody
@@ -60,35 +77,61 @@ def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...]
     """
     if _holds_no_container(args, kwargs):
         return args, kwargs, []
-    found: dict[int, Kept] = {}
+    found: dict[int, Kept | None] = {}
     kept_args = tuple(_keep(value, found) for value in args)
     kept_kwargs = {name: _keep(value, found) for name, value in kwargs.items()}
-    return kept_args, kept_kwargs, list(found.values())
+    return kept_args, kept_kwargs, [one for one in found.values() if one is not None]
 
 
 def _holds_no_container(args: Collection[Any], kwargs: dict[str, Any]) -> bool:
-    return CONTAINERS.isdisjoint(map(type, args)) and CONTAINERS.isdisjoint(map(type, kwargs.values()))
+    kinds = {*map(type, args), *map(type, kwargs.values())}
+    return ATOMS.issuperset(kinds) or not any(map(_is_container, kinds))
 
 
-def _keep(value: Any, found: dict[int, Kept]) -> Any:
+def _is_container(kind: type) -> bool:
+    return kind in CONTAINERS or _is_named_tuple(kind)
+
+
+def _is_named_tuple(kind: type) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_make")
+
+
+def rebuilt(value: Any, each: Callable[[Any], Any]) -> Any:
+    """Return a new container of the same kind, with what ``each`` returns for each value in it.
+
+    Example:
+        >>> rebuilt(deque([1, 2], maxlen=2), str), rebuilt({"a": 1}, str)
+        (deque(['1', '2'], maxlen=2), {'a': '1'})
+    """
+    if isinstance(value, dict):
+        new = copy.copy(value)
+        for key, item in value.items():
+            new[key] = each(item)
+        return new
+    if isinstance(value, deque):
+        return deque(map(each, value), value.maxlen)
+    if isinstance(value, bytearray):
+        return bytearray(value)
+    return type(value)._make(map(each, value)) if hasattr(value, "_make") else type(value)(map(each, value))
+
+
+def _keep(value: Any, found: dict[int, Kept | None]) -> Any:
     kind = type(value)
-    if kind not in CONTAINERS:
+    if kind in ATOMS or not _is_container(kind):
         return value
     if id(value) in found:
-        return found[id(value)].copy
-    copy: Any
-    if kind is tuple:
-        items = [_keep(item, found) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
-    if kind is list:
-        copy = [_keep(item, found) for item in value]
-    elif kind is dict:
-        copy = {key: _keep(item, found) for key, item in value.items()}
-    else:
-        copy = set(value)
+        known = found[id(value)]
+        if known is None:
+            raise ArgumentError(f"this {kind.__name__} contains itself, and cannot be recorded: {value!r}")
+        return known.copy
+    if issubclass(kind, tuple):
+        new = rebuilt(value, lambda item: _keep(item, found))
+        return value if all(a is b for a, b in zip(new, value, strict=True)) else new
+    found[id(value)] = None
+    new = rebuilt(value, lambda item: _keep(item, found))
     known = _known.get(id(value))
-    if known is None or not _is_same(known.copy, copy):
-        known = _known[id(value)] = Kept(value, copy)
+    if known is None or not _is_same(known.copy, new):
+        known = _known[id(value)] = Kept(value, new)
     found[id(value)] = known
     return known.copy
 
@@ -98,23 +141,22 @@ def _is_same(one: Any, other: Any) -> bool:
     if type(one) is not type(other) or len(one) != len(other):
         return False
     if type(one) is set:
-        return bool(one == other)
-    if type(one) is dict and any(a is not b for a, b in zip(one, other, strict=True)):
+        return {id(item) for item in one} == {id(item) for item in other}
+    if isinstance(one, dict) and any(a is not b for a, b in zip(one, other, strict=True)):
         return False
-    values = zip(one.values(), other.values(), strict=True) if type(one) is dict else zip(one, other, strict=True)
+    values = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
     return all(a is b for a, b in values)
 
 
 def note_content(kept: list[Kept]) -> None:
     """Note what is in the containers that were given, which a call may change in place."""
     for one in kept:
-        given = one.given
-        if type(given) is list:
-            note(given.__setitem__, slice(None), list(given))
-        elif type(given) is dict:
-            note(refill, given, dict(given))
-        else:
-            note(refill_set, given, set(given))
+        note(_refill, one.given, copy.copy(one.given))
+
+
+def _refill(given: Any, content: Any) -> None:
+    given.clear()
+    given.update(content) if isinstance(given, (dict, set)) else given.extend(content)
 
 
 def as_given(args: tuple[Any, ...], kwargs: dict[str, Any], kept: list[Kept]) -> Arguments:
@@ -146,23 +188,27 @@ def _with(args: tuple[Any, ...], kwargs: dict[str, Any], memo: dict[int, Any]) -
 
 def _fresh(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind not in CONTAINERS:
+    if kind in ATOMS or not _is_container(kind):
         return value
     if id(value) in memo:
         return memo[id(value)]
-    new: Any
-    if kind is tuple:
-        items = [_fresh(item, memo) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
-    if kind is set:
-        new = memo[id(value)] = set(value)
-    elif kind is list:
-        new = memo[id(value)] = []
-        new.extend(_fresh(item, memo) for item in value)
-    else:
-        new = memo[id(value)] = {}
-        new.update((key, _fresh(item, memo)) for key, item in value.items())
+    new = rebuilt(value, lambda item: _fresh(item, memo))
+    if issubclass(kind, tuple):
+        return value if all(a is b for a, b in zip(new, value, strict=True)) else new
+    memo[id(value)] = new
     return new
+
+
+def modules_in(value: Any) -> Iterator[Any]:
+    """Yield the recorded modules that are a value, or stand in it, in lists, tuples and dicts."""
+    kind = type(value)
+    if kind in ATOMS:
+        return
+    if "_record" in getattr(value, "__dict__", ()):
+        yield value
+    elif kind in CONTAINERS:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from modules_in(item)
 
 
 VIEWS = frozenset({type({}.keys()), type({}.values()), type({}.items())})

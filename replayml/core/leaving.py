@@ -22,7 +22,7 @@ from replayml.core.meta import capture
 from replayml.core.settings import config_of, put
 from replayml.core.tape import CallRecord, Path, TapeEntry
 
-__all__ = ["going"]
+__all__ = ["forget_users", "going"]
 
 Thing = tuple[Path, str | None, Setting | Edit]
 
@@ -49,6 +49,18 @@ def going(module: Any, parent: Any, slots: Path) -> Callable[[], None]:
             alone()
 
     return take
+
+
+def forget_users(parent: Any, slots: Path) -> None:
+    """Take out what the user has set at or below a place; `going` has it."""
+    for top, path in tags.paths(parent):
+        config = top._record.config
+        for _, node in () if config is None else list(config.below((*path, *slots))):
+            for name, settings in node.items.items():
+                for setting in [one for one in settings if one.by is None]:
+                    displace((node, name, setting))
+            for edit in [one for one in node.edits if one.by is None]:
+                displace((node, None, edit))
 
 
 def _as_its_own(module: Any) -> Callable[[], None]:

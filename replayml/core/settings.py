@@ -62,8 +62,9 @@ def nodes_of(module: Any, below: Path = ()) -> list[Node]:
         node = None if config is None else config.find((*path, *below))
         if node is not None:
             found.append(node)
-        if top._record.expected is not None:
-            maker, slots = top._record.expected
+        expected = _expected(top)
+        if expected is not None:
+            maker, slots = expected
             found += nodes_of(maker, (*slots, *path, *below))
     return found
 
@@ -99,6 +100,16 @@ def in_force_before(module: Any, name: str, serial: int) -> Setting | None:
 
 def _future_root(module: Any) -> Any:
     top = tags.root(module)
-    while top._record.expected is not None:
-        top = tags.root(top._record.expected[0])
+    expected = _expected(top)
+    while expected is not None:
+        top = tags.root(expected[0])
+        expected = _expected(top)
     return top
+
+
+def _expected(top: Any) -> tuple[Any, Path] | None:
+    """Return where a root is expected to stand; below itself it cannot, which is told when it is put there."""
+    expected: tuple[Any, Path] | None = top._record.expected
+    if expected is None or any(above is top for above in tags.ancestors(expected[0])):
+        return None
+    return expected

@@ -26,7 +26,7 @@ __all__ = [
     "root",
     "roots",
     "shown",
-    "shown_all",
+    "shown_below",
     "site",
     "unbuilt_inside",
     "visible",
@@ -101,9 +101,18 @@ def shown(module: Any) -> Path:
     return visible(root(module), path(module))
 
 
-def shown_all(module: Any) -> list[Path]:
-    """Return the tags of each place at which the module stands."""
-    return [visible(top, slots) for top, slots in paths(module)]
+def shown_below(module: Any, above: Any) -> list[Path]:
+    """Return the names from a module down to another one, for each place at which that stands below it."""
+    return [visible(above, slots) for slots in _slots_below(module, above)]
+
+
+def _slots_below(module: Any, above: Any) -> Iterator[Path]:
+    if module is above:
+        yield ()
+        return
+    for parent, slots in module._record.links:
+        for path in _slots_below(parent, above):
+            yield (*path, *slots)
 
 
 class Site(NamedTuple):

@@ -127,7 +127,7 @@ def _stand_forward(come: Any) -> None:
         links = module._record.links
         if len(links) > 1:
             first = tags.root(module)
-            if first is not top and _stands_back_for(first, top):
+            if first is not top and (module._record.left is top or _stands_back_for(first, top)):
                 _stand_first_in(top, module)
 
 

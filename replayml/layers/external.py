@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from replayml.core.arguments import ATOMS
+from replayml.core.arguments import ATOMS, CONTAINERS, rebuilt
 from replayml.core.errors import ArgumentError, BuildError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
 from replayml.core.meta import ExtendedConstructorMeta
@@ -133,6 +133,9 @@ class External(Module):
         """The arguments in force, by name."""
         named: dict[str, Any] = self.__dict__["_named"]
         return {**named, **self._record.inferred} if self._record.inferred else dict(named)
+
+    def _given(self) -> dict[str, Any]:
+        return self.kwargs
 
     @property
     def configurables(self) -> set[str]:
@@ -273,11 +276,13 @@ class External(Module):
 
 
 def _built(value: Any, builder: Builder) -> Any:
-    """Return a value with each unbuilt module in it built."""
+    """Return a value with each unbuilt module in it built; containers are new ones, one for one in a build."""
     if isinstance(value, Module):
         return builder.make(value)
-    if type(value) in (list, tuple):
-        return type(value)(_built(item, builder) for item in value)
-    if type(value) is dict:
-        return {key: _built(item, builder) for key, item in value.items()}
-    return value
+    if type(value) is tuple:
+        return tuple(_built(item, builder) for item in value)
+    if type(value) not in CONTAINERS:
+        return value
+    if id(value) not in builder.copies:
+        builder.copies[id(value)] = rebuilt(value, lambda item: _built(item, builder))
+    return builder.copies[id(value)]

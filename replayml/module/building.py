@@ -67,11 +67,12 @@ class Builder:
         self.seed = seed
         self.built: dict[int, Any] = {}
         self.early: dict[int, tuple[int, Any]] = {}
+        self.copies: dict[int, Any] = {}
         self.sizes: dict[Path, dict[str, Any]] = {}
         self.waiting: dict[str, list[HookCall]] = {}
         self.logs: dict[str, Any] = {}
         self.is_logging = False
-        self._prefix = tags.shown(module)
+        self._module = module
 
     # Making objects -------------------------------------------------------------------------------------------
 
@@ -121,9 +122,8 @@ class Builder:
 
     def note_sizes(self, module: Any, sizes: Mapping[str, Any]) -> None:
         """Note what was read off the example input for a module."""
-        for path in tags.shown_all(module):
-            if path[: len(self._prefix)] == self._prefix:
-                self.sizes[path[len(self._prefix) :]] = dict(sizes)
+        for path in tags.shown_below(module, self._module):
+            self.sizes[path] = dict(sizes)
 
     def _make_children(self, module: Any) -> None:
         children: dict[str, Any] = module._modules

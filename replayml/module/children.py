@@ -23,10 +23,12 @@ from replayml.core.meta import QUIET, REPLAY, scope
 from replayml.core.record import Record
 from replayml.module import surgery
 from replayml.module.hints import warn_of_attribute
+from replayml.module.yielding import hidden
 
 __all__ = ["Children"]
 
 RESERVED = frozenset({"build", "configure", "create", "new", "set", "unset"})
+RECORDED = frozenset({"evalset", "trainset"})  # a replay finds them on the class; a child of that name would be hidden
 
 
 class Children(nn.Module):
@@ -112,7 +114,7 @@ class Children(nn.Module):
     def _assign(self, name: str, value: Any) -> None:
         """Assign without recording."""
         record = self._record
-        if name in RESERVED:
+        if name in RESERVED or (name in RECORDED and isinstance(value, nn.Module) and hasattr(type(self), name)):
             raise ConfigurationError(
                 f"{self._place(name)}: {name}() is a method of every replayml module, without which it cannot be "
                 "copied or built. Choose another name"
@@ -199,19 +201,22 @@ class Children(nn.Module):
         if not self._record.built:
             self._note_attribute(name, leaves=True)
             note(refill_set, self._non_persistent_buffers_set, set(self._non_persistent_buffers_set))
-        super().register_buffer(name, tensor, persistent)
+        with hidden(name):
+            super().register_buffer(name, tensor, persistent)
 
     @edit
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Add a parameter, as ``torch.nn.Module.register_parameter`` does; recorded before the build."""
         if not self._record.built:
             self._note_attribute(name, leaves=True)
-        super().register_parameter(name, param)
+        with hidden(name):
+            super().register_parameter(name, param)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, as ``torch.nn.Module.add_module`` does."""
         if self._record.built or module is None:
-            super().add_module(name, module)
+            with hidden(name):
+                super().add_module(name, module)
         else:
             setattr(self, name, module)
 

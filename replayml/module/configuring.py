@@ -7,20 +7,21 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from replayml.core import rebuilding, tags
-from replayml.core.arguments import keep
+from replayml.core.arguments import keep, modules_in
 from replayml.core.config import Setting, next_serial
 from replayml.core.deferral import catch_up, defer
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import stateful
+from replayml.core.leaving import forget_users, going
 from replayml.core.meta import CONSTRUCT, scope
-from replayml.core.settings import add_setting
-from replayml.core.signatures import signature_of
+from replayml.core.settings import add_setting, settings_of
+from replayml.core.signatures import bind, signature_of
 from replayml.core.tape import Path
 from replayml.module.children import Children
 from replayml.module.hints import about_variadic
@@ -139,6 +140,7 @@ class Configuring(Children):
         maker = by if top is None or top.edit is None else top.edit
         site = tags.site(self)
         _, kept, _ = keep((), dict(settings))
+        gone = self._displace_given(kept) if by is None else []
         for name, value in kept.items():
             serial = top.edit.serial if top is not None and top.edit is not None else next_serial()
             setting = Setting(by, maker, value, None if top is None else top.where, serial, site)
@@ -148,6 +150,29 @@ class Configuring(Children):
             defer(self, rebuilding.bring_in_line_for_maker)
         else:
             rebuilding.bring_in_line(self)
+        for keep_on in gone:
+            keep_on()
+
+    def _displace_given(self, settings: Mapping[str, Any]) -> list[Callable[[], None]]:
+        """Take what the user set on modules that were given, and are not given any more, out of their places.
+
+        Returns:
+            What to call when all stands where it will stand: what was set goes along with them.
+        """
+        given = self._given()
+        old = [module for name in settings for module in modules_in(given.get(name))]
+        new = {id(module) for value in settings.values() for module in modules_in(value)}
+        gone = []
+        for slots, child in list(self._record.children.items()):
+            if id(child) not in new and any(child is module for module in old):
+                gone.append(going(child, self, slots))
+                forget_users(self, slots)
+        return gone
+
+    def _given(self) -> dict[str, Any]:
+        """Return the arguments in force, by name."""
+        named, _ = bind(type(self), self._record.args, dict(self._record.kwargs))
+        return {**named, **{name: setting.value for name, setting in settings_of(self).items()}}
 
     def _unknown(self, name: str) -> ConfigurationError:
         signature = signature_of(type(self))

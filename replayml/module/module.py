@@ -36,9 +36,11 @@ from replayml.core.signatures import bind, call_arguments, signature_of
 from replayml.core.tape import Path, Tape
 from replayml.module import building, matching, wiring
 from replayml.module.configuring import Configuring
+from replayml.module.evaluating import Evaluating
 from replayml.module.matching import MatchReport
 from replayml.module.selection import Selection, select
 from replayml.module.surgery import Replacement
+from replayml.module.tasks import Tasks
 from replayml.recipe import Codec
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ _TORCH_VALUES = {name: value for name, value in vars(nn.Module()).items() if not
 _TORCH_TABLES = [(name, type(value)) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))]
 
 
-class Module(wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
+class Module(Tasks, Evaluating, wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
     """The base class of everything that replayml records.
 
     Write it like a ``torch.nn.Module``; use `replayml.Layer` where a torch layer should stay open to change.
@@ -101,7 +103,8 @@ class Module(wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
             record.constructing = True
             try:
                 args, kwargs = self.get_init_args()
-                args, kwargs = fresh(args, kwargs) if record.constructed else as_given(args, kwargs, record.kept)
+                if not self.is_external:  # which hands its arguments on when it is built, and changes none before
+                    args, kwargs = fresh(args, kwargs) if record.constructed else as_given(args, kwargs, record.kept)
                 getattr(self, self._init_method)(*args, **kwargs)
                 if record.hooks is not None:
                     run_hooks(self, "after_init")

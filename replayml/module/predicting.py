@@ -19,7 +19,7 @@ from torch import nn
 
 from replayml.core.errors import ArgumentError, ConfigurationError, NotBuiltError
 
-__all__ = ["predict", "predict_batches"]
+__all__ = ["evaluating", "predict", "predict_batches"]
 
 
 def predict(
@@ -112,7 +112,7 @@ def _run(
     output_device = device if output_device is None else torch.device(output_device)
     dtype = _dtype_of(module)
     outputs, sizes = [], []
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         for values, start, stop in parts:
             batch = [_batch(value, start, stop, device, dtype) for value in values]
             outputs.append(_moved(module(*batch), output_device))
@@ -123,7 +123,7 @@ def _run(
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Be in evaluation mode while the block runs."""
     modes = [(below, below.training) for below in module.modules()]
     module.eval()

@@ -8,6 +8,7 @@ Invariants:
     * Its checkpoints carry the recipe, so that `Application.load_from_checkpoint` needs neither class nor arguments.
     * A model that could not be loaded again raises before training starts, not after.
     * What waits for training (``@before_fit``, ``@after_fit``) runs once, in the first training.
+    * With a `trainset` it is trained by ``update()``, of itself or of a module that it is a part of.
 """
 
 from __future__ import annotations

@@ -1,27 +1,33 @@
-"""`fit`, `validate`, `test` and `predict`: what an application does with data, by itself.
+"""`fit`, `validate`, `test`, `predict` and `trainset`: what an application does with data, by itself.
 
 Invariants:
     * Each does what a trainer would do with the application and the loaders made of the data; nothing more is stored.
     * An argument that would have no effect is refused.
     * ``app.trainer`` stays the trainer of the last training while others, made for one evaluation, come and go.
     * A checkpoint to go on from, or to evaluate, is opened without unpickling.
+    * ``update()`` trains with the recorded ``trainset`` as ``fit`` would, and evaluates as ``test`` would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from replayml.core.arguments import read_once
 from replayml.core.errors import ConfigurationError, NotBuiltError
+from replayml.core.hooks import edit
 from replayml.layers.external import External
+from replayml.module.evaluating import Progress, is_shown
 from replayml.module.predicting import predict_batches
+from replayml.module.runtime import runtime_of
 from replayml.training.data import as_loader
 from replayml.training.first_batch import build_from, hands_weights_back
 from replayml.training.metrics import named_metrics
@@ -32,11 +38,14 @@ __all__ = ["Running"]
 
 _Given = TypeVar("_Given", bound=LightningTrainer)
 
+_WITH_TARGETS = (tuple, Mapping, Dataset, DataLoader, CombinedLoader, LightningDataModule)
+
 
 class Running(Steps):
     """The part of `Application` that this file is about."""
 
     _modules: dict[str, nn.Module | None]
+    _runs_fit_hooks: ClassVar[bool] = True
 
     def create_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer that `fit` uses; takes what `replayml.Trainer` takes."""
@@ -86,8 +95,60 @@ class Running(Steps):
         app: Any = self
         if not app._has_built and hands_weights_back(used) and isinstance(loaders.get("train_dataloaders"), DataLoader):
             build_from(app, loaders["train_dataloaders"])
+        runtime_of(app).forget()
         used.fit(app, **loaders, ckpt_path=ckpt_path, weights_only=True)
         return used
+
+    @edit
+    def trainset(
+        self,
+        train_data: Any,
+        val_data: Any = None,
+        max_epochs: int | None = None,
+        batch_size: int = 32,
+        **options: Any,
+    ) -> None:
+        """Set what `update` trains this application with; recorded before the build.
+
+        The data is an argument like any other: ``new()`` copies it, and a recipe holds it where it has a data form. A
+        function that returns it is recorded by its name, which keeps recipes and checkpoints small.
+
+        Args:
+            train_data: What `fit` takes; or a function, or a class, to be called for it when the training starts.
+            val_data: The same, for validation after each epoch.
+            max_epochs: How often each update goes through the data.
+            batch_size: Rows in a batch, where ``train_data`` is no loader.
+            **options: What else `fit` takes.
+
+        Example:
+            >>> import torch, replayml
+            >>> app = replayml.Regressor(replayml.MultiLayerPerceptron(None, [4], 1))
+            >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+            >>> app.trainset((torch.randn(8, 2), torch.randn(8, 1)), max_epochs=1, enable_model_summary=False, **quiet)
+            >>> app.evalset((torch.randn(4, 2), torch.randn(4, 1)))
+            >>> sorted(app.new().update().eval_result)
+            ['test_loss']
+        """
+        (train_data, val_data), _ = read_once((train_data, val_data), {})
+        if "trainer" in options:
+            raise ConfigurationError(
+                "trainset() records how to train, and a trainer is no setting. Give what it was made with: "
+                "trainset(data, max_epochs=..., accelerator=...); or call fit(data, trainer=trainer)"
+            )
+        self._trainset = {
+            "train_data": train_data,
+            "val_data": val_data,
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            **options,
+        }
+
+    def _get_train_tasks(self) -> Callable[[], Any] | None:
+        """Return what trains with the data of `trainset`, if there is any."""
+        given: dict[str, Any] | None = self.__dict__.get("_trainset")
+        if given is None:
+            return None
+        return lambda: self.fit(**{**given, **{name: _called(given[name]) for name in ("train_data", "val_data")}})
 
     def validate(self, data: Any = None, **kwargs: Any) -> Mapping[str, float]:
         """Return the validation loss and metrics over data; takes what `test` takes."""
@@ -142,6 +203,19 @@ class Running(Steps):
                 app.trainer = before
         return {key: value for result in results for key, value in result.items()}
 
+    def _check_evalset(self, data: Any, load_f: Any) -> None:
+        if isinstance(data, _WITH_TARGETS):
+            _refuse_load_f(data, load_f)
+        else:
+            super()._check_evalset(data, load_f)  # type: ignore[misc]
+
+    def _results(self, data: Any, load_f: Any, batch_size: int, progress: Progress) -> Any:
+        """Return the test loss and metrics where the data has targets, else the outputs."""
+        if not isinstance(data, _WITH_TARGETS):
+            return super()._results(data, load_f, batch_size, progress)  # type: ignore[misc]
+        _refuse_load_f(data, load_f)
+        return self.test(data, batch_size=batch_size, enable_progress_bar=is_shown(progress))
+
     def predict(self, *inputs: Any, batch_size: int = 32, device: Any = None, output_device: Any = None) -> Any:
         """Return the model's output for inputs of many rows, batch by batch.
 
@@ -180,6 +254,19 @@ def _trainer_for(app: Running, trainer: _Given | None, options: dict[str, Any]) 
             f"{', '.join(options)} would have no effect, for the trainer was given. Leave one of the two out"
         )
     return trainer
+
+
+def _called(data: Any) -> Any:
+    """Return data; of a function or a class, what it makes."""
+    return data() if callable(data) else data
+
+
+def _refuse_load_f(data: Any, load_f: Any) -> None:
+    if load_f is not None:
+        raise ConfigurationError(
+            f"load_f would have no effect: a {type(data).__name__} has inputs and targets, which run in batches. "
+            "Leave it out, or give a list of items"
+        )
 
 
 def _best_of(trainer: LightningTrainer | None) -> str:

@@ -196,7 +196,8 @@ def test_places_multiply_along_the_way() -> None:
     root: Any = Pair(lambda: Pair(lambda: Layer(nn.ReLU)))
     expected = [(outer, inner) for outer in ("left", "right") for inner in ("left", "right")]
     assert sorted(root.left.left.tags) == expected
-    assert sorted(tags.shown_all(root.left.left)) == expected
+    assert sorted(tags.shown_below(root.left.left, root)) == expected
+    assert sorted(tags.shown_below(root.left.left, root.left)) == [("left",), ("right",)]
 
 
 def test_a_module_in_two_models_has_two_roots() -> None:

@@ -705,12 +705,33 @@ def test_deleting_a_child_that_is_not_made_any_more_is_no_fault() -> None:
 
 def test_an_edit_that_fits_no_more_says_what_stands_there() -> None:
     """When another kind of module comes to stand where an edit was made, the change is refused with the reason."""
-    model = Wrap(Sequential(Layer(nn.ReLU)))
+
+    class Net(Module):
+        def __init__(self, is_list: bool = True) -> None:
+            self.inner: Any = Sequential(Layer(nn.ReLU)) if is_list else Layer(nn.ReLU)
+
+    model = Net()
     model.inner.append(Layer(nn.Tanh))
     before = trace(model)
     with pytest.raises(ConfigurationError, match="a Layer stands there now, which has no recorded method 'append'"):
-        model.configure(inner=Layer(nn.Tanh))
+        model.configure(is_list=False)
     assert trace(model) == before
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_what_was_done_to_an_argument_goes_along_with_it_when_another_one_is_configured(wraps: bool) -> None:
+    """Edits and settings below an argument stay with the module that was given, and do not meet the next one."""
+    model = Wrap(Sequential(Layer(nn.Linear, 1, 1)))
+    model.inner.append(Layer(nn.Tanh))
+    model.inner[0].configure(out_features=5)
+    old = model.inner
+    expected = picture(old.new())
+    model.configure(inner=Wrap(old) if wraps else Sequential(Layer(nn.Linear, 2, 2)))
+    assert picture(old.new()) == expected
+    for other in (model, model.new(), model.new().new()):
+        new = other.inner
+        assert picture(new.inner.new()) == expected if wraps else (len(new), new[0].out_features) == (1, 2)
+    assert_same(model, model.new())
 
 
 def test_what_an_init_set_on_a_child_goes_along_when_it_moves_the_child() -> None:
