@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import configure, construct, copies, deeplay, forward, growth, imports, reload
+from benchmarks import configure, construct, copies, deeplay, flows, forward, growth, imports, reload
 
 BENCHMARKS = {
     "construct": construct.run,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "configure": configure.run,
     "growth": growth.run,
     "forward": forward.run,
+    "flows": flows.run,
     "reload": reload.run,
     "imports": imports.run,
 }

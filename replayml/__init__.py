@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from replayml.recipe.recipe import Recipe
     from replayml.recipe.views.diff import RecipeDiff
     from replayml.recipe.views.inspection import Inspection, inspect
+    from replayml.serving.errors import ServingError
+    from replayml.serving.server import ServerModule, UrlModule
     from replayml.training.application import Application
     from replayml.training.classifier import BinaryClassifier, CategoricalClassifier, Classifier, MultiLabelClassifier
     from replayml.training.command_line import CommandLine
@@ -111,6 +113,9 @@ _LATER = {
     "graph": "lifecycle.graphs",
     "ifs": "lifecycle.choices",
     "inspect": "recipe.views.inspection",
+    "ServerModule": "serving.server",
+    "ServingError": "serving.errors",
+    "UrlModule": "serving.server",
     "load": "module.saving",
     "loop": "lifecycle.flows",
     "make_repr": "lifecycle.showing",
@@ -184,10 +189,13 @@ __all__ = [
     "SelectionError",
     "Sequential",
     "SequentialBlock",
+    "ServerModule",
+    "ServingError",
     "SmallMLP",
     "Tape",
     "TapeEntry",
     "Trainer",
+    "UrlModule",
     "XLargeMLP",
     "after_build",
     "after_deploy",

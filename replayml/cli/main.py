@@ -14,7 +14,8 @@ code  meaning
 
 Invariants:
     * What only looks at a file imports nothing that the file names and runs nothing that is in it.
-    * Each subcommand but ``demo`` prints one JSON object with ``--json``, and no traceback for any file whatever.
+    * Each subcommand but ``demo`` prints one JSON object with ``--json``, and ``call`` always; there is no traceback
+      for any file whatever.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from replayml.cli import convert, diff, explain, gc, inspect, tree, verify
-from replayml.cli.report import give
+from replayml.cli.report import ExitCode, give
 
 __all__ = ["app", "main"]
 
@@ -141,6 +143,53 @@ def gc_(
 ) -> None:
     """Remove what saves that were cut short have left in a folder."""
     give(lambda: gc.run(folder, older_than=older_than, is_rehearsal=dry_run), as_json=as_json)
+
+
+@app.command("serve", epilog=CODES)
+def serve_(
+    file: File,
+    host: Annotated[str, typer.Option(help="Listen here; any but this machine's own takes a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token of the callers.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="How many processes run the model.")] = 1,
+    batch: Annotated[int, typer.Option(min=0, help="Run requests that came meanwhile together: rows at most.")] = 0,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="What an input looks like: 'float32[*,4]', * for rows.")
+    ] = None,
+    imports: Imports = None,
+    rename: Rename = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer requests with a model over HTTP until told to stop; the log goes to standard error."""
+    serve = _serving("serve")
+    options = {"host": host, "port": port, "token_file": token_file, "replicas": replicas, "batch": batch}
+    names = {"inputs": inputs or (), "imports": imports or (), "rename": rename or ()}
+    give(lambda: serve.run(file, **options, **names), as_json=as_json)
+
+
+@app.command("call", epilog=CODES)
+def call_(
+    url: Annotated[str, typer.Argument(help="Where the service is, such as http://127.0.0.1:8000.")],
+    text: Annotated[str, typer.Option("--json", help='The arguments: {"args": [...]}; - for standard input.')],
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token that it wants.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until the call fails.")] = 60.0,
+) -> None:
+    """Call a service once, and print one JSON object: its answer, or an error."""
+    call = _serving("call")
+    give(lambda: call.run(url, text, token_file=token_file, timeout=timeout), as_json=True)
+
+
+def _serving(command: str) -> ModuleType:
+    """Return the module of a command that needs an extra, which the others do not."""
+    try:
+        return importlib.import_module(f"replayml.cli.{command}")
+    except ModuleNotFoundError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(ExitCode.EXTRA) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

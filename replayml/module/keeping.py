@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from replayml.core.copying import describe
 from replayml.core.errors import CheckpointError
@@ -53,9 +54,13 @@ class Again:
 
     Args:
         model: The model.
+
+    Attributes:
+        is_trained: Whether that very model has been trained while the program runs.
     """
 
     def __init__(self, model: Any = None) -> None:
+        self.is_trained = False
         self._model = model
         self._made: nn.Module | None = None
         self._places: Places | None = None
@@ -151,7 +156,11 @@ def _other_weights(state: Mapping[str, Any], remade: Mapping[str, Any]) -> dict[
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor) and is_dense(value)}
+    return {name: value for name, value in state.items() if _is_known(value)}
+
+
+def _is_known(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not is_lazy(value) and is_dense(value)
 
 
 def require_recipe_of(model: Any) -> None:

@@ -4,6 +4,7 @@ Invariants:
     * What torch, Lightning and replayml put on modules themselves is no change.
     * Of attributes, the settings of torch's own layers are compared, and of other modules those that somebody has set
       from outside: what modules count, or keep from one call to the next, is theirs to change.
+    * What a lazy layer of torch becomes when it is first called is no change.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from replayml.core.copying import describe, realize
 from replayml.module.attributes import is_setting, package_of, set_from_outside
@@ -23,15 +25,20 @@ from replayml.recipe.format import Limits
 from replayml.recipe.recipe import known_names
 from replayml.recipe.views.effective import Comparison
 
-__all__ = ["ATTRIBUTES", "FORWARD", "HOOKS", "MORE", "SETTINGS", "modules", "other_modules"]
+__all__ = ["ATTRIBUTES", "FORWARD", "HOOKS", "LIGHT", "MORE", "SETTINGS", "modules", "other_modules"]
 
 SETTINGS = "other settings"
 ATTRIBUTES = "attributes that were set"
 MORE = "attributes that came new"
 HOOKS = "forward hooks"
 FORWARD = "another forward"
+LIGHT = "other modules"
+_HEAVY = "other modules with weights"
 _FOREIGN = "parts of another model"
 _ITSELF = "the model itself"
+
+# What a lazy layer reads off its first input.
+_FROM_INPUT = frozenset({"in_channels", "in_features", "num_features"})
 
 _OURS = frozenset({"lightning", "lightning_fabric", "pytorch_lightning", "replayml", "torch", "torchmetrics"})
 
@@ -60,15 +67,15 @@ def other_modules(model: nn.Module, remade: nn.Module, again: Callable[[], nn.Mo
         {'other settings': ['0.batch_first is True instead of False']}
     """
     found, expected = dict(modules(model)), dict(modules(remade))
-    strange = [path or _ITSELF for path in found | expected if path not in found or path not in expected]
-    strange += [
-        f"{path or _ITSELF}: {_short(found[path])} instead of {_short(expected[path])}"
-        for path in found.keys() & expected.keys()
-        if not _are_of_one_kind(found[path], expected[path])
-    ]
-    if strange:
-        return {"other modules": sorted(strange)}
-    groups: dict[str, list[str]] = {title: [] for title in (SETTINGS, _FOREIGN, ATTRIBUTES, MORE)} | {
+    strange = _strange(found, expected)
+    light = {path for path in strange if _is_light(found.get(path)) and _is_light(expected.get(path))}
+    if len(light) < len(strange):
+        heavy = sorted(text for path, text in strange.items() if path not in light)
+        return {_HEAVY: heavy} | ({LIGHT: sorted(strange[path] for path in light)} if light else {})
+    found = {path: module for path, module in found.items() if path not in light}
+    expected = {path: expected[path] for path in found}
+    groups: dict[str, list[str]] = {LIGHT: sorted(strange.values())}
+    groups |= {title: [] for title in (SETTINGS, _FOREIGN, ATTRIBUTES, MORE)} | {
         title: [path or _ITSELF for path in found if differ(found[path], expected[path])] for title, differ in _CHECKS
     }
     for path in found:
@@ -79,6 +86,21 @@ def other_modules(model: nn.Module, remade: nn.Module, again: Callable[[], nn.Mo
     return {title: places for title, places in groups.items() if places}
 
 
+def _strange(found: dict[str, nn.Module], expected: dict[str, nn.Module]) -> dict[str, str]:
+    """Return the paths where only one of two models has a module, or they have some of another kind; with texts."""
+    places = {path: path or _ITSELF for path in found | expected if path not in found or path not in expected}
+    return places | {
+        path: f"{path or _ITSELF}: {_short(found[path])} instead of {_short(expected[path])}"
+        for path in found.keys() & expected.keys()
+        if not _are_of_one_kind(found[path], expected[path])
+    }
+
+
+def _is_light(module: nn.Module | None) -> bool:
+    """Tell whether there is no tensor in a module."""
+    return module is None or not any(True for tensors in (module.parameters(), module.buffers()) for _ in tensors)
+
+
 def _class_of(module: nn.Module) -> type:
     """Return the class of a module, without what torch mixes in where its weights are sharded."""
     return next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed"))
@@ -86,6 +108,8 @@ def _class_of(module: nn.Module) -> type:
 
 def _are_of_one_kind(module: nn.Module, remade: nn.Module) -> bool:
     one, other = _class_of(module), _class_of(remade)
+    if isinstance(remade, LazyModuleMixin) and one is remade.cls_to_become:
+        return True
     if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
         return True
     # Between processes a trainer puts these in the place of those that the recipe makes, and back.
@@ -109,18 +133,20 @@ def _other_settings(path: str, module: nn.Module, remade: nn.Module) -> list[str
     if not _is_torch(remade):
         return []
     values = module.__dict__
+    unknown = _FROM_INPUT if isinstance(remade, LazyModuleMixin) else frozenset()
     names = [
         name
         for name, value in remade.__dict__.items()
         if not name.startswith("_")
         and name != "training"
+        and name not in unknown
         and is_setting(value)
         and is_setting(values.get(name, ...))
         and values[name] != value
     ]
     prefix = f"{path}." if path else ""
     found = [f"{prefix}{name} is {_shown(values[name])} instead of {_shown(remade.__dict__[name])}" for name in names]
-    if not found and module.extra_repr() != remade.extra_repr():
+    if not found and not unknown and module.extra_repr() != remade.extra_repr():
         found = [f"{path or _ITSELF}: {_short(module)} instead of {_short(remade)}"]
     return found
 
@@ -182,7 +208,9 @@ def _forward_differs(module: nn.Module, remade: nn.Module) -> bool:
 
 
 def _order_differs(module: nn.Module, remade: nn.Module) -> bool:
-    return list(module._modules) != list(remade._modules)
+    common = module._modules.keys() & remade._modules.keys()
+    one, other = ([name for name in each._modules if name in common] for each in (module, remade))
+    return one != other
 
 
 _CHECKS: tuple[tuple[str, Callable[[nn.Module, nn.Module], bool]], ...] = (

@@ -9,14 +9,15 @@ A checkpoint without these, of a plain trainer or of an older version, is loaded
 Invariants:
     * Nothing is unpickled, here or in the metaclass's from-checkpoint path: a recipe that is no text is refused.
     * A model that could not be loaded is not saved: its recipe is written, read back and followed, without weights,
-      before training starts. What changes while it trains, and costs no weights, is told and does not end the training.
+      before training starts. What changes while it trains, and costs no weights, is told and does not end the training,
+      nor does it make a checkpoint of the trained application impossible later.
+    * An error that ends a training stays the one that is raised, whether or not a checkpoint can be written then.
     * Loading draws no random number and makes no weight that the file gives.
 """
 
 from __future__ import annotations
 
-import io
-import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,10 +27,14 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning import LightningModule
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from replayml.core.copying import describe
-from replayml.core.errors import ArgumentError, CheckpointError, ConfigurationError, NotBuiltError, RecipeError
+from replayml.core.errors import ArgumentError, CheckpointError, NotBuiltError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
 from replayml.module import sameness
@@ -64,16 +69,28 @@ from replayml.training.opening import (
     bad_build,
     beside,
     build_arguments,
+    is_checkpoint,
+    is_plain,
     opened,
     recipe_of,
+    require_openable,
     state_dict_of,
 )
 
-__all__ = ["complete", "from_call", "load", "note_build", "note_recipe", "require_recipe", "resume", "save"]
+__all__ = [
+    "complete",
+    "from_call",
+    "is_checkpoint",
+    "load",
+    "note_build",
+    "note_recipe",
+    "require_recipe",
+    "resume",
+    "save",
+]
 
 FAULT = "_recipe_fault"
 EXPECTED = "_expected_weights"
-CHECKPOINT = ".ckpt"
 DEFAULT_DTYPE = BUILD_DTYPE
 
 _LIMITS = Limits()
@@ -88,9 +105,9 @@ _REFUSED = _NO_CHECKPOINT.format(
 )
 
 # What no longer is as in the recipe, but costs a training no weights: hooks may only look, and a schedule of a callback
-# changes settings.
+# changes settings, or an activation.
 _OF_CALLBACKS = (sameness.HOOKS,)
-_OF_TRAINING = (sameness.HOOKS, sameness.FORWARD, sameness.SETTINGS, sameness.ATTRIBUTES)
+_OF_TRAINING = (sameness.HOOKS, sameness.FORWARD, sameness.SETTINGS, sameness.ATTRIBUTES, sameness.LIGHT)
 
 
 # Saving ---------------------------------------------------------------------------------------------------------
@@ -104,8 +121,10 @@ def note_build(app: Any) -> None:
 
 def note_recipe(app: Any) -> None:
     """Put the recipe of a built application among its hyper-parameters, where Lightning saves it."""
-    for name in (FAULT, EXPECTED):
-        app.__dict__.pop(name, None)
+    app.__dict__.pop(FAULT, None)
+    before = app.__dict__.pop(EXPECTED, None)
+    if isinstance(before, Again) and before.is_of(app):
+        _again(app).is_trained = before.is_trained
     try:
         text = Recipe.of(describe(app), built=True).to_json()
         sizes = write_sizes(sizes_of(app))
@@ -121,12 +140,16 @@ def note_recipe(app: Any) -> None:
     app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: build})
 
 
-def require_recipe(app: Any, told: Collection[str] = _OF_CALLBACKS) -> None:
+def require_recipe(
+    app: Any, told: Collection[str] = _OF_CALLBACKS, written: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Raise when a checkpoint of an application could not be loaded.
 
     Args:
         app: The application.
-        told: What is told in a warning instead, as for `replayml.module.keeping.Again.require_same`.
+        told: What is told in a warning instead, as for `replayml.module.keeping.Again.require_same`; of an application
+            that has been trained, whatever costs no weights.
+        written: Its weights, where others than those in its ``state_dict`` are about to be written.
 
     Raises:
         RecipeError: Naming the value that has no data form.
@@ -140,9 +163,15 @@ def require_recipe(app: Any, told: Collection[str] = _OF_CALLBACKS) -> None:
         remedy = _NO_CHECKPOINT.format(remedy="Mend the value named here")
         raise RecipeError(code, where, f"{message} {remedy}")
     state = {weights.normal_name(name): value for name, value in app.state_dict().items()}
+    if written:
+        names = {weights.normal_name(name): value for name, value in written.items()}
+        state = {name: state.get(name, value) for name, value in names.items()}
     for name, value in state.items():
         require_dense(name, value)
+    told = _OF_TRAINING if _is_trained(app) else told
     _again(app).require_same(state, partly=not app.strict_loading, told=told, end=_REFUSED)
+    if app._trainer is not None and _is_fitting(app._trainer):
+        _Start.join(app._trainer)
 
 
 def _again(app: Any) -> Again:
@@ -152,6 +181,55 @@ def _again(app: Any) -> Again:
         return found
     new = app.__dict__[EXPECTED] = Again(app)
     return new
+
+
+def _is_trained(app: Any) -> bool:
+    """Tell whether an application has been trained while the program runs, and remember it."""
+    again, trainer = _again(app), app._trainer
+    if trainer is not None and not _is_fitting(trainer) and trainer.lightning_module is app:
+        again.is_trained |= trainer.fit_loop.epoch_loop.batch_progress.total.started > 0
+    return again.is_trained
+
+
+def _is_fitting(trainer: Any) -> bool:
+    return trainer.state.fn is TrainerFn.FITTING and trainer.state.status is TrainerStatus.RUNNING
+
+
+class _Start(Callback):
+    """Looks at an application once more at its first batch, after all that callbacks do before."""
+
+    def __init__(self) -> None:
+        self._is_due = False
+
+    @classmethod
+    def join(cls, trainer: Any) -> None:
+        """Put one in front of the callbacks of a trainer, if there is none yet."""
+        if not any(isinstance(callback, cls) for callback in trainer.callbacks):
+            trainer.callbacks.insert(0, cls())
+
+    def on_train_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        """Wait for the first batch."""
+        self._is_due = EXPECTED in pl_module.__dict__
+
+    def on_train_batch_start(
+        self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise when a checkpoint could not be loaded, and remember that the application has been trained."""
+        if not self._is_due:
+            return
+        self._is_due = False
+        if trainer.checkpoint_callbacks and _is_written_as_it_is(trainer, pl_module):
+            require_recipe(pl_module, _OF_TRAINING)
+        _again(pl_module).is_trained = True
+
+
+def _is_written_as_it_is(trainer: Any, app: Any) -> bool:
+    """Tell whether nobody has a say in what is written of an application, and its weights are at hand."""
+    return (
+        isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        and type(app).on_save_checkpoint.__module__.startswith("replayml.")
+        and all(type(each).on_save_checkpoint is Callback.on_save_checkpoint for each in trainer.callbacks)
+    )
 
 
 def complete(app: Any, checkpoint: dict[str, Any]) -> None:
@@ -165,14 +243,35 @@ def complete(app: Any, checkpoint: dict[str, Any]) -> None:
         RecipeError: When the application has no recipe.
         CheckpointError: When the weights are not those that its recipe makes.
     """
+    cause = _end_of(app._trainer)
+    if cause is None:
+        _complete(app, checkpoint)
+        return
+    try:
+        _complete(app, checkpoint)
+    except Exception as error:  # noqa: BLE001 - told with the error that is raised
+        if str(error) != str(cause):
+            cause.add_note(f"After this no checkpoint was written: {error}")
+    else:
+        return
+    raise cause
+
+
+def _end_of(trainer: Any) -> BaseException | None:
+    """Return the error that ends a training at the moment, while callbacks may write a last checkpoint."""
+    is_ending = trainer is not None and trainer.interrupted and trainer.state.stage is not None
+    return sys.exception() if is_ending else None
+
+
+def _complete(app: Any, checkpoint: dict[str, Any]) -> None:
     trainer = app._trainer
-    is_trained = trainer is not None and trainer.state.fn is TrainerFn.FITTING
-    require_recipe(app, _OF_TRAINING if is_trained else ())
-    state = checkpoint.get("state_dict")
+    state = checkpoint.get("state_dict") or {}
+    is_in_training = trainer is not None and trainer.state.fn is TrainerFn.FITTING
+    require_recipe(app, _OF_TRAINING if is_in_training else (), state)
     if state and (trainer is None or trainer.is_global_zero):
         _check_written(app, state)
     # What a constructor's save_hyperparameters() kept is in the recipe as well; here stays what every reader can open.
-    checkpoint["hyper_parameters"] = {name: value for name, value in app.hparams.items() if _is_plain(value)}
+    checkpoint["hyper_parameters"] = {name: value for name, value in app.hparams.items() if is_plain(value)}
     names = {weights.normal_name(name) for name in app.state_dict()}
     recipe: str = app.hparams[RECIPE_KEY]
     checkpoint[STATE_KEY] = note_state(app, recipe, names, _modes_of_training(app, trainer)).to_text()
@@ -191,7 +290,7 @@ def _check_written(app: Any, state: Mapping[str, Any]) -> None:
             require_values(name, value)
         else:
             others[name] = value
-    _require_openable(others)
+    require_openable(others)
     groups = weights.differences(weights.forms(state), weights.forms(_again(app).whole().state_dict()))
     if not app.strict_loading:
         groups.pop("missing", None)
@@ -202,23 +301,6 @@ def _check_written(app: Any, state: Mapping[str, Any]) -> None:
         )
 
 
-def _require_openable(values: Mapping[str, Any]) -> None:
-    """Raise when something beside tensors could not be opened without unpickling."""
-    for name, value in values.items():
-        file = io.BytesIO()
-        try:
-            torch.save(value, file)
-            file.seek(0)
-            torch.load(file, weights_only=True)
-        except Exception as error:
-            raise RecipeError(
-                "no-data-form",
-                name,
-                f"the state_dict holds a {type(value).__name__} here that cannot be opened without unpickling. "
-                "Return a tensor, or numbers and strings, from get_extra_state()",
-            ) from error
-
-
 def _modes_of_training(app: Any, trainer: Any) -> dict[int, bool]:
     """Return the modes that modules have while they are trained, if the trainer evaluates them at the moment."""
     if trainer is None or not trainer.evaluating:
@@ -227,38 +309,11 @@ def _modes_of_training(app: Any, trainer: Any) -> dict[int, bool]:
     return {id(module): captured[name] for name, module in app.named_modules() if name in captured}
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return type(value) in (list, tuple) and all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return type(value) is dict and all(_is_plain(item) for pair in value.items() for item in pair)
-    return type(value) in (type(None), bool, int, float, complex, str, bytes, torch.Tensor)
-
-
 def resume(app: Any, checkpoint: Mapping[str, Any]) -> None:
     """Let the random generators go on where they stood when a checkpoint was written, if training resumes from it."""
     trainer = app._trainer
     if trainer is not None and trainer.training and trainer.world_size == 1 and RANDOM_KEY in checkpoint:
         resume_randomness(checkpoint[RANDOM_KEY])
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a checkpoint is what is written to a path, and what is read from it.
-
-    Raises:
-        ConfigurationError: When the name is of no kind that is read.
-    """
-    text, path = os.fspath(path), Path(path)
-    if path.suffix in ("", SUFFIX) or path.is_dir() or text.endswith(os.sep):
-        return False
-    if path.suffix != CHECKPOINT:
-        stem = path.name if path.suffix[1:2].isdigit() else path.stem
-        raise ConfigurationError(
-            f"{path} would not be loaded again: a name that ends in {path.suffix} is of none of the kinds that an "
-            f"application is saved as. Save it to {stem}{CHECKPOINT} (a checkpoint), {stem}{SUFFIX} (a model file) or "
-            "a name without an ending (a folder)"
-        )
-    return True
 
 
 def save(app: Any, path: Path, codecs: Sequence[Codec[Any]], allow_pickle: bool) -> None:

@@ -1,4 +1,4 @@
-"""Opening checkpoints: what stands in one, checked as far as it can be without a model.
+"""Opening checkpoints: which files are some, and what stands in one, checked as far as it can be without a model.
 
 Invariants:
     * Nothing is unpickled: a checkpoint holds text, numbers and dense tensors.
@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
-from replayml.core.errors import CheckpointError, RecipeError
+from replayml.core.errors import CheckpointError, ConfigurationError, RecipeError
 from replayml.module.sizes import read_sizes
 from replayml.recipe import Limits, Recipe
 from replayml.recipe.faults import shown
 from replayml.recipe.files.archive import check_archive
 from replayml.recipe.files.dense import require_dense
+from replayml.recipe.files.reading import SUFFIX
 from replayml.recipe.files.state import DEFAULT_DTYPES, State
 
 __all__ = [
@@ -35,8 +37,11 @@ __all__ = [
     "bad_build",
     "beside",
     "build_arguments",
+    "is_checkpoint",
+    "is_plain",
     "opened",
     "recipe_of",
+    "require_openable",
     "state_dict_of",
 ]
 
@@ -49,6 +54,27 @@ DTYPE_KEY = "default_dtype"
 RANDOM_KEY = "replayml_random_state"
 STATE_KEY = "replayml_state"
 TENSORS_KEY = "replayml_tensors"
+
+CHECKPOINT = ".ckpt"
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a checkpoint is what is written to a path, and what is read from it.
+
+    Raises:
+        ConfigurationError: When the name is of no kind that is read.
+    """
+    text, path = os.fspath(path), Path(path)
+    if path.suffix in ("", SUFFIX) or path.is_dir() or text.endswith(os.sep):
+        return False
+    if path.suffix != CHECKPOINT:
+        stem = path.name if path.suffix[1:2].isdigit() else path.stem
+        raise ConfigurationError(
+            f"{path} would not be loaded again: a name that ends in {path.suffix} is of none of the kinds that an "
+            f"application is saved as. Save it to {stem}{CHECKPOINT} (a checkpoint), {stem}{SUFFIX} (a model file) or "
+            "a name without an ending (a folder)"
+        )
+    return True
 
 
 def opened(path: Any, map_location: Any) -> tuple[Any, bool]:
@@ -82,6 +108,32 @@ def opened(path: Any, map_location: Any) -> tuple[Any, bool]:
 
 def _shown(path: Any) -> str:
     return str(path) if isinstance(path, (str, Path)) else "the file"
+
+
+def require_openable(values: Mapping[str, Any]) -> None:
+    """Raise when something beside tensors could not be opened without unpickling."""
+    for name, value in values.items():
+        file = io.BytesIO()
+        try:
+            torch.save(value, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            raise RecipeError(
+                "no-data-form",
+                name,
+                f"the state_dict holds a {type(value).__name__} here that cannot be opened without unpickling. "
+                "Return a tensor, or numbers and strings, from get_extra_state()",
+            ) from error
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value is made of what every reader of checkpoints can open."""
+    if isinstance(value, (list, tuple)):
+        return type(value) in (list, tuple) and all(is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return type(value) is dict and all(is_plain(item) for pair in value.items() for item in pair)
+    return type(value) in (type(None), bool, int, float, complex, str, bytes, torch.Tensor)
 
 
 def recipe_of(parameters: Any, limits: Limits) -> Recipe:

@@ -17,7 +17,7 @@ from replayml.cli.main import main
 from replayml.cli.report import ExitCode, clean
 from tests.cli.files import mlp, run, run_json, write_checkpoint, write_recipe
 
-COMMANDS = ["demo", "inspect", "tree", "explain", "diff", "verify", "convert", "gc"]
+COMMANDS = ["demo", "inspect", "tree", "explain", "diff", "verify", "convert", "gc", "serve", "call"]
 LOOKING = [["inspect"], ["tree"], ["verify"], ["explain", "--", "", "width"]]
 
 

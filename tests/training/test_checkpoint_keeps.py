@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelPruning, OnExceptionCheckpoint
 from torch import Tensor, nn
 
 import replayml
@@ -239,8 +244,219 @@ def test_a_schedule_of_a_callback_is_told_and_does_not_end_the_training(tmp_path
         app.fit(digits(), max_epochs=1, **saving(tmp_path, callbacks=[Schedule()]))
     (path,) = tmp_path.rglob("*.ckpt")
     assert load(path).model[1].by == 1.0
+    app.save(tmp_path / "app.ckpt")
+    assert load(tmp_path / "app.ckpt").model[2].p == 0.5
     with pytest.raises(replayml.CheckpointError, match=r"model.2.p is 0.25"):
+        app.save(tmp_path / "app.replayml")
+
+
+class Doing(lightning.Callback):
+    """Does something to an application when its training starts, or before."""
+
+    def __init__(self, change: Callable[[Any], Any], when: str = "on_train_start") -> None:
+        self.change = change
+        setattr(self, when, self._do)
+
+    def _do(self, trainer: Any, pl_module: Any) -> None:
+        self.change(pl_module)
+
+
+def _observed(app: Any) -> None:
+    app.model[0].register_forward_hook(lambda module, args, output: None)
+
+
+def _activation(app: Any) -> None:
+    app.model[0][1] = nn.GELU()
+
+
+def _more(app: Any) -> None:
+    app.model.noise = nn.Sequential(nn.Dropout())
+
+
+CHANGES = [
+    (_setting, r"other settings: model.2.p is 0.75 instead of 0.5"),
+    (_observed, "forward hooks: model.0"),
+    (_activation, r"other modules: model.0.1: GELU\(approximate='none'\) instead of ReLU\(\)"),
+    (_more, "other modules: model.noise, model.noise.0"),
+]
+
+
+def app_with_dropout() -> Any:
+    """Return a built application with settings that can change."""
+    return app_with(replayml.Layer(Scale), replayml.Layer(nn.Dropout))
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_what_is_told_in_a_training_is_told_ever_after(
+    change: Callable[[Any], None], message: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    """What costs no weights is told once, when it is first saved; a trained application is saved by any way after."""
+    app = app_with_dropout()
+    options = saving(tmp_path, callbacks=[Doing(change)], enable_checkpointing=checkpointing)
+    trainer = plain_trainer(**options)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        trainer.fit(app, loader(digits()), loader(digits()))
+        trainer.test(app, loader(digits()), verbose=False)
+        trainer.save_checkpoint(tmp_path / "trainer.ckpt")
+    assert len([warning for warning in caught if re.search(message, str(warning.message))]) == 1
+    app.lr = 0.01
+    with pytest.warns(UserWarning, match=message):
         app.save(tmp_path / "app.ckpt")
+    plain_trainer(**saving(tmp_path / "second")).fit(app, loader(digits()), loader(digits()))
+    for name in ("trainer.ckpt", "app.ckpt"):
+        assert load(tmp_path / name).state_dict().keys() == app.state_dict().keys()
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_a_model_file_and_a_copy_of_a_trained_application_stay_strict(
+    change: Callable[[Any], None], message: str, tmp_path: Path
+) -> None:
+    """A model file is refused after a training too, and so is a checkpoint of another application."""
+    app = app_with_dropout()
+    app.fit(digits(), max_epochs=1, **saving(tmp_path / "run"))
+    path = tmp_path / "app.replayml"
+    app.save(path)
+    content = path.read_bytes()
+    others = [copy.deepcopy(app), pickle.loads(pickle.dumps(app)), app.new().build()]
+    change(app)
+    with pytest.raises(replayml.CheckpointError, match=message):
+        app.save(path)
+    assert path.read_bytes() == content
+    for other in others:
+        change(other)
+        with pytest.raises(replayml.CheckpointError, match=message):
+            other.save(tmp_path / "other.ckpt")
+    assert not (tmp_path / "other.ckpt").exists()
+
+
+class Doubled(nn.Linear):
+    """A linear layer that doubles its output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape of the output."""
+        return 2 * super().forward(x)
+
+
+def _doubled(app: Any) -> None:
+    app.model[0][2] = Doubled(16, 10)
+
+
+def _average(app: Any) -> None:
+    app.average = copy.deepcopy(app.model)
+
+
+def _buffer(app: Any) -> None:
+    app.model.register_buffer("table", torch.ones(2))
+
+
+@pytest.mark.parametrize("when", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_doubled, "other modules with weights: model.0.2: Doubled.* instead of Linear"),
+        (_average, r"unexpected: average.0.0 \(weight, bias\)"),
+        (_buffer, r"unexpected: model \(table\)"),
+    ],
+)
+def test_weights_that_would_not_come_back_are_refused_before_the_first_step(
+    change: Callable[[Any], None], message: str, when: str, tmp_path: Path
+) -> None:
+    """What callbacks do to weights before the first batch ends the training there, and not after an epoch."""
+    trainer = plain_trainer(**saving(tmp_path, callbacks=[Doing(change, when)]))
+    with pytest.raises(replayml.CheckpointError, match=message):
+        trainer.fit(app_with_dropout(), loader(digits()), loader(digits()))
+    assert trainer.global_step == 0
+    assert list(tmp_path.rglob("*.ckpt")) == []
+    trainer = plain_trainer(callbacks=[Doing(change, when)])
+    trainer.fit(app_with_dropout(), loader(digits()), loader(digits()))
+    assert trainer.global_step == 6
+
+
+class Hiding(Doing):
+    """Takes out of the checkpoint what it has added to the model."""
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take it out."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if not name.endswith("table")}
+
+
+@pytest.mark.parametrize("callback", [ModelPruning("l1_unstructured", amount=0.3), Hiding(_buffer, "on_fit_start")])
+def test_a_callback_may_write_plain_weights(callback: Any, tmp_path: Path) -> None:
+    """Where a callback writes the weights that the recipe makes, what it makes of the model meanwhile is its own."""
+    app = app_with_dropout()
+    app.fit(digits(), max_epochs=2, **saving(tmp_path, callbacks=[callback]))
+    (path,) = tmp_path.rglob("*.ckpt")
+    again = load(path)
+    assert torch.equal(again.predict(digits()[0]), app.predict(digits()[0]))
+    assert again.state_dict().keys() <= app.state_dict().keys()
+
+
+def _fail(app: Any) -> None:
+    app.average = copy.deepcopy(app.model)
+    raise ZeroDivisionError("mine")
+
+
+@pytest.mark.filterwarnings("ignore:.*was called without a model:UserWarning")  # by Lightning, for that callback
+@pytest.mark.filterwarnings("ignore:.*ckpt_path=.last.. is set, but there is no last checkpoint:UserWarning")
+@pytest.mark.parametrize("change", [_fail, _average])
+def test_the_error_that_ends_a_training_stays_the_one_that_is_raised(
+    change: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """Where a callback would write a last checkpoint, and cannot, the error says so, and is the same."""
+    trainer = plain_trainer(**saving(tmp_path, callbacks=[Doing(change), OnExceptionCheckpoint(tmp_path)]))
+    expected = ZeroDivisionError if change is _fail else replayml.CheckpointError
+    with pytest.raises(expected) as caught:
+        trainer.fit(app_with_dropout(), loader(digits()), loader(digits()))
+    notes = getattr(caught.value, "__notes__", [])
+    assert len(notes) == (change is _fail)
+    assert all("no checkpoint was written" in note and "unexpected: average.0.0" in note for note in notes)
+    assert caught.value.__context__ is None
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*was called without a model:UserWarning")  # by Lightning, for that callback
+@pytest.mark.filterwarnings("ignore:.*ckpt_path=.last.. is set, but there is no last checkpoint:UserWarning")
+def test_a_last_checkpoint_is_written_where_it_can_be(tmp_path: Path) -> None:
+    """An error in a training leaves a checkpoint behind if a callback is there to write it."""
+
+    def fail(app: Any) -> None:
+        raise ZeroDivisionError("mine")
+
+    callbacks = [Doing(fail, "on_train_epoch_end"), OnExceptionCheckpoint(tmp_path)]
+    trainer = plain_trainer(**saving(tmp_path, callbacks=callbacks))
+    app = app_with_dropout()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trainer.fit(app, loader(digits()), loader(digits()))
+    assert torch.equal(load(tmp_path / "on_exception.ckpt").predict(digits()[0]), app.predict(digits()[0]))
+
+
+class Lazy(replayml.Module):
+    """Leaves the sizes of its layers to torch."""
+
+    def __init__(self) -> None:
+        self.conv = nn.LazyConv1d(4, 3)
+        self.norm = nn.LazyBatchNorm1d()
+        self.head = nn.LazyLinear(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(batch, 10)`` of ``(batch, 64)``."""
+        result: Tensor = self.head(self.norm(self.conv(x[:, None])).flatten(1))
+        return result
+
+
+@pytest.mark.parametrize("name", ["app.ckpt", "app.replayml"])
+def test_lazy_layers_of_torch_are_trained_and_come_back(name: str, tmp_path: Path) -> None:
+    """Layers without sizes that an ``__init__`` makes are what they have become when they are loaded, in both files."""
+    app = replayml.Classifier(Lazy(), num_classes=10)
+    app.fit(digits(), max_epochs=1, **saving(tmp_path / "run"))
+    app.save(tmp_path / name)
+    for path in (*(tmp_path / "run").rglob("*.ckpt"), tmp_path / name):
+        again = replayml.load(path)
+        assert torch.equal(again.predict(digits()[0]), app.predict(digits()[0]))
+        assert [type(layer) for layer in again.model.modules()] == [type(layer) for layer in app.model.modules()]
+        again.save(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create:UserWarning")

@@ -1,0 +1,44 @@
+"""`replayml call`: one call of a service, with JSON in and JSON out.
+
+Invariants:
+    * The body is sent as it is written, and the answer printed as it came; nothing is opened or imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import orjson
+
+from replayml.cli.report import Answer, UsageError, lines
+from replayml.serving.client import Client
+from replayml.serving.server import read_token
+
+__all__ = ["run"]
+
+
+def run(url: str, text: str, *, token_file: Path | None = None, timeout: float = 60.0) -> Answer:
+    """Call a service.
+
+    Args:
+        url: Where it is.
+        text: The body, such as ``{"args": [[[1, 2]]]}``; ``-`` for the standard input.
+        token_file: A file with the token that it wants to see.
+        timeout: Seconds until the call fails.
+
+    Raises:
+        UsageError: When the body is no JSON.
+        ServingError: When there is no result.
+    """
+    body = sys.stdin.buffer.read() if text == "-" else text.encode()
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise UsageError("no-json", f'--json takes JSON, such as {{"args": [[[1, 2]]]}}: {error}') from error
+    client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
+    try:
+        answer = client.call_json(body)
+    finally:
+        client.close()
+    return Answer(answer if isinstance(answer, dict) else {"result": answer}, lines(orjson.dumps(answer).decode()))

@@ -1,0 +1,326 @@
+"""The service as an ASGI application: a fixed table of routes, and what every request passes first.
+
+    request ─► size, Host, Origin, token ─► route ─► body, counted while it streams ─► checked inputs ─► model ─► answer
+
+Invariants:
+    * Every answer has a request id, and every error a code; a traceback goes to the log only.
+    * Nothing is read of a body before its sender is known to be allowed to send it.
+    * Nothing loads a model, evaluates code or shuts the service down by request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from replayml.serving.batching import Batcher
+from replayml.serving.connection import Connection
+from replayml.serving.errors import OWNER, Refusal, error_body, told
+from replayml.serving.hosts import Hosts
+from replayml.serving.limits import ServeLimits
+from replayml.serving.metrics import Metrics
+from replayml.serving.openapi import openapi
+from replayml.serving.target import Target
+from replayml.serving.wire import MEDIA_TYPE, decode, encode, plain
+
+__all__ = ["Service"]
+
+JSON = "application/json"
+
+_log = logging.getLogger("replayml.serving")
+_access = logging.getLogger("replayml.serving.access")
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_RETRY_AFTER = {"busy": b"1", "not-ready": b"1", "draining": b"1"}
+
+
+class ClientGoneError(Exception):
+    """The client left before it got an answer."""
+
+
+class Request(NamedTuple):
+    """What is known of a request before its body.
+
+    Attributes:
+        id: The request id.
+        scope: What uvicorn tells of it.
+        headers: Its headers; of several with the same name the last.
+        receive: Gives its body.
+    """
+
+    id: str
+    scope: Scope
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it came through."""
+        found: Connection = self.scope["connection"]
+        return found
+
+
+class Service:
+    """Answers requests for one model.
+
+    Args:
+        target: The model.
+        batcher: Runs it.
+        limits: The limits.
+        hosts: Which ``Host`` and ``Origin`` belong to this service.
+        token: Who sends it may call; None where everybody may.
+        owner: Who sends it is told what the model raised; None for nobody.
+        metrics: Counts the requests.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        batcher: Batcher,
+        *,
+        limits: ServeLimits,
+        hosts: Hosts,
+        token: str | None,
+        owner: str | None,
+        metrics: Metrics,
+    ) -> None:
+        self._target = target
+        self._batcher = batcher
+        self._limits = limits
+        self._hosts = hosts
+        self._secret = None if token is None else f"Bearer {token}".encode()
+        self._owner = None if owner is None else owner.encode()
+        self._metrics = metrics
+        self._schema = orjson.dumps(openapi(target, has_token=token is not None))
+        self.is_draining = False
+        self._routes: Mapping[str, tuple[tuple[str, ...], bool, Callable[[Request], Awaitable[Response]]]] = {
+            "/predict": (("POST",), True, self._predict),
+            "/healthz": (("GET", "HEAD"), False, self._healthz),
+            "/readyz": (("GET", "HEAD"), False, self._readyz),
+            "/schema": (("GET", "HEAD"), True, self._show_schema),
+            "/metrics": (("GET", "HEAD"), True, self._show_metrics),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        request = Request(secrets.token_hex(8), scope, dict(scope["headers"]), receive)
+        status, code = 499, None
+        try:
+            try:
+                response = await self._answer(request)
+            except Refusal as refusal:
+                code = refusal.code
+                response = _refused(refusal, request)
+            except ClientGoneError:
+                raise
+            except Exception:  # noqa: BLE001 - the last resort; the traceback is logged
+                _log.exception("request %s: a fault of the service", request.id)
+                code = "internal"
+                response = _refused(Refusal(code), request)
+            status = response.status_code
+            await self._send(response, request, send)
+        except ClientGoneError:
+            pass
+        finally:
+            seconds = time.perf_counter() - started
+            route = scope["path"] if scope["path"] in self._routes else "other"
+            self._metrics.count(route, status, seconds)
+            if _access.isEnabledFor(logging.INFO):
+                client = scope.get("client")
+                line = {
+                    "id": request.id,
+                    "client": client[0] if client else None,
+                    "method": scope["method"],
+                    "path": scope["path"][:200],
+                    "status": status,
+                    "code": code,
+                    "ms": round(seconds * 1000, 2),
+                }
+                _access.info("%s", orjson.dumps(line).decode())
+
+    async def _send(self, response: Response, request: Request, send: Send) -> None:
+        response.raw_headers.append((b"x-request-id", request.id.encode()))
+        if self.is_draining:
+            response.raw_headers.append((b"connection", b"close"))
+        request.connection.begin_answer(len(response.body))
+        start: Message = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def _answer(self, request: Request) -> Response:
+        scope, headers = request.scope, request.headers
+        if request.connection.has_large_headers:
+            raise Refusal("headers-too-large")
+        names = [name for name, _ in scope["headers"]]
+        if names.count(b"host") != 1 or not self._hosts.is_ours(headers[b"host"]):
+            raise Refusal("foreign-host")
+        if b"origin" in headers and not self._hosts.is_same_site(headers[b"origin"], headers[b"host"]):
+            raise Refusal("foreign-origin")
+        found = self._routes.get(scope["path"])
+        if found is None:
+            raise Refusal("unknown-route")
+        methods, is_guarded, endpoint = found
+        if self._secret is not None and is_guarded:
+            given = headers.get(b"authorization", b"")
+            if names.count(b"authorization") != 1 or not hmac.compare_digest(given, self._secret):
+                raise Refusal("missing-token")
+        if scope["method"] not in methods:
+            raise Refusal("wrong-method", {"allowed": list(methods)})
+        return await endpoint(request)
+
+    # Routes -------------------------------------------------------------------------------------------------------
+
+    async def _healthz(self, request: Request) -> Response:
+        return Response(b'{"alive":true}', media_type=JSON)
+
+    async def _readyz(self, request: Request) -> Response:
+        if self.is_draining:
+            raise Refusal("draining")
+        if self._batcher.busy_for > self._limits.answer:
+            raise Refusal("not-ready")
+        return Response(b'{"ready":true}', media_type=JSON)
+
+    async def _show_schema(self, request: Request) -> Response:
+        return Response(self._schema, media_type=JSON)
+
+    async def _show_metrics(self, request: Request) -> Response:
+        self._metrics.waiting(self._batcher.waiting)
+        content, kind = self._metrics.text()
+        return Response(content, headers={"content-type": kind})
+
+    async def _predict(self, request: Request) -> Response:
+        kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind not in (JSON.encode(), MEDIA_TYPE.encode()) or b"content-encoding" in request.headers:
+            raise Refusal("wrong-type")
+        is_json = kind == JSON.encode()
+        body = await self._body(request)
+        given = read_json(body, self._limits.depth) if is_json else decode(body, self._limits.depth)
+        args, kwargs, rows = self._target.arguments(given)
+        result = await self._result(request, args, kwargs, rows)
+        accepted = request.headers.get(b"accept", b"*/*")
+        if MEDIA_TYPE.encode() in accepted or (not is_json and JSON.encode() not in accepted):
+            try:
+                return Response(encode(result), media_type=MEDIA_TYPE)
+            except TypeError as error:
+                _log.error("request %s: the result cannot be sent: %s", request.id, error)
+                raise Refusal("no-form") from error
+        option = orjson.OPT_SERIALIZE_NUMPY
+        return Response(orjson.dumps({"result": plain(result)}, option=option), media_type=JSON)
+
+    async def _body(self, request: Request) -> bytes | bytearray:
+        """Return the body, no longer than it may be."""
+        most = self._limits.body
+        declared = request.headers.get(b"content-length", b"0")
+        if not declared.isdigit() or len(declared) > 18 or int(declared) > most:
+            raise Refusal("too-large", {"most": most})
+        message = await request.receive()
+        if not message.get("more_body") and message["type"] == "http.request":
+            body: bytes = message["body"]
+            return body if len(body) <= most else _too_large(most)
+        parts = bytearray()
+        try:
+            async with asyncio.timeout_at(request.connection.deadline):
+                while message["type"] == "http.request":
+                    parts += message["body"]
+                    if len(parts) > most:
+                        _too_large(most)
+                    if not message.get("more_body"):
+                        return parts
+                    message = await request.receive()
+        except TimeoutError:
+            raise Refusal("slow-request") from None
+        raise ClientGoneError
+
+    def _is_owner(self, request: Request) -> bool:
+        """Tell whether the program that started the service has sent a request."""
+        given = request.headers.get(OWNER.encode(), b"")
+        return self._owner is not None and hmac.compare_digest(given, self._owner)
+
+    async def _result(self, request: Request, args: Any, kwargs: Any, rows: int | None) -> Any:
+        loop = asyncio.get_running_loop()
+        future = self._batcher.submit(args, kwargs, rows)
+        request.connection.waiting = future
+        timer = loop.call_later(self._limits.answer, _expire, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                raise ClientGoneError from None
+            raise
+        except Refusal:
+            raise
+        except Exception as error:
+            _log.error("request %s: the module raised", request.id, exc_info=error)
+            raise Refusal("raised", told(error) if self._is_owner(request) else None) from error
+        finally:
+            timer.cancel()
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(Refusal("too-late"))
+
+
+def _too_large(most: int) -> Any:
+    raise Refusal("too-large", {"most": most})
+
+
+def _refused(refusal: Refusal, request: Request) -> Response:
+    """Return the answer with a code."""
+    response = Response(error_body(refusal.code, request.id, refusal.detail), refusal.status, media_type=JSON)
+    if refusal.code in _RETRY_AFTER:
+        response.raw_headers.append((b"retry-after", _RETRY_AFTER[refusal.code]))
+    if refusal.code == "wrong-method" and refusal.detail is not None:
+        response.raw_headers.append((b"allow", ", ".join(refusal.detail["allowed"]).encode()))
+    if refusal.code == "missing-token":
+        response.raw_headers.append((b"www-authenticate", b"Bearer"))
+    if b"expect" in request.headers or refusal.code in ("slow-request", "headers-too-large"):
+        response.raw_headers.append((b"connection", b"close"))
+    return response
+
+
+def read_json(body: bytes | bytearray, depth: int) -> Any:
+    """Return what a text of JSON says.
+
+    Raises:
+        Refusal: When it is none, or nested too deeply.
+
+    Example:
+        >>> read_json(b'{"args": [[1, 2]]}', depth=8)
+        {'args': [[1, 2]]}
+        >>> read_json(b"[" * 9 + b"]" * 9, depth=8)
+        Traceback (most recent call last):
+            ...
+        replayml.serving.errors.Refusal: ('too-deep', {'most': 8})
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        code = "too-deep" if "depth" in error.msg else "malformed-json"
+        raise Refusal(code) from None
+    if body.count(b"[") + body.count(b"{") > depth:
+        brackets = _STRINGS.sub(b"", body).translate(_ALIKE, _NO_BRACKETS)
+        for _ in range(depth):
+            brackets = brackets.replace(b"[]", b"")
+        if brackets:
+            raise Refusal("too-deep", {"most": depth})
+    return value

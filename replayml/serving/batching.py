@@ -1,0 +1,243 @@
+"""Running the model: one request after the other, or what queued while the last batch ran as one batch.
+
+    event loop: submit ─► queue ─► thread of the model: take what fits together ─► run ─► event loop: results
+
+Invariants:
+    * A lone request never waits: the thread takes it as soon as the model is free.
+    * Requests run in the order in which they came, and only such with inputs alike but for their rows run together.
+    * The rows of a batch are given back to whom they belong. When a batch raises, its requests run one by one, so
+      that one that is at fault takes none with it.
+    * A request that nobody waits for any more does not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from replayml.serving.errors import Refusal
+
+__all__ = ["Batcher", "Job", "parted"]
+
+Inputs = tuple[Any, ...]
+
+
+class Job:
+    """A request for the model.
+
+    Attributes:
+        args: The positional arguments.
+        kwargs: The arguments by name.
+        rows: How many rows its inputs have where it may run with others, else None.
+        future: Gets the result; whoever waits for it sits in the event loop.
+    """
+
+    __slots__ = ("args", "future", "kwargs", "rows")
+
+    def __init__(self, args: Inputs, kwargs: Mapping[str, Any], rows: int | None, future: asyncio.Future[Any]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.rows = rows
+        self.future = future
+
+    def is_like(self, other: Job) -> bool:
+        """Tell whether the inputs are those of the other but for their rows."""
+        return (
+            self.rows is not None
+            and other.rows is not None
+            and all(
+                mine.shape[1:] == its.shape[1:] and mine.dtype == its.dtype
+                for mine, its in zip(self.args, other.args, strict=True)
+            )
+        )
+
+
+class Batcher:
+    """Runs a function in a thread of its own, for requests that come from an event loop.
+
+    Args:
+        function: The model.
+        most_rows: How many rows to run at once; 0 to run each request by itself.
+        wait: Seconds to wait for more, where more than one request is there already.
+        room: How many requests may wait.
+        observe: Is told how many requests ran at once, and how long it took.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        most_rows: int,
+        wait: float,
+        room: int,
+        observe: Callable[[int, float], None],
+    ) -> None:
+        self._function = function
+        self._most_rows = most_rows
+        self._wait = wait
+        self._room = room
+        self._observe = observe
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+        self._running_since: float | None = None
+        self._thread = threading.Thread(target=self._serve, name="replayml-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
+    @property
+    def busy_for(self) -> float:
+        """For how many seconds the model has been running what it runs now."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def submit(self, args: Inputs, kwargs: Mapping[str, Any], rows: int | None) -> asyncio.Future[Any]:
+        """Queue a request; only for the event loop.
+
+        Args:
+            args: Its positional arguments.
+            kwargs: Its arguments by name.
+            rows: How many rows its inputs have; None where it may not run with others.
+
+        Raises:
+            Refusal: When too many wait already.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        job = Job(args, kwargs, rows if self._most_rows else None, future)
+        with self._changed:
+            if len(self._queue) >= self._room:
+                raise Refusal("busy")
+            self._queue.append(job)
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Let the thread end when the queue is empty."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    # In the thread of the model -----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this by thread; a new one would take all cores
+        while jobs := self._next():
+            self._running_since = started = time.monotonic()
+            results = self._run(jobs)
+            self._running_since = None
+            self._observe(len(jobs), time.monotonic() - started)
+            self._loop.call_soon_threadsafe(_deliver, results)
+
+    def _next(self) -> list[Job]:
+        """Return the requests to run together; none when it is over."""
+        with self._changed:
+            while True:
+                while not self._queue and not self._is_closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return []
+                if self._wait and self._most_rows and len(self._queue) > 1:
+                    self._wait_for_more()
+                jobs = self._take()
+                if jobs:
+                    return jobs
+
+    def _wait_for_more(self) -> None:
+        end = time.monotonic() + self._wait
+        while sum(job.rows or 0 for job in self._queue) < self._most_rows and not self._is_closed:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _take(self) -> list[Job]:
+        """Take the first request and what follows it that fits."""
+        jobs: list[Job] = []
+        rows = 0
+        while self._queue:
+            job = self._queue[0]
+            if job.future.done():  # nobody waits for it
+                self._queue.popleft()
+                continue
+            if jobs and (not job.is_like(jobs[0]) or rows + (job.rows or 0) > self._most_rows):
+                break
+            jobs.append(self._queue.popleft())
+            rows += job.rows or 0
+            if job.rows is None:
+                break
+        return jobs
+
+    def _run(self, jobs: Sequence[Job]) -> list[tuple[Job, Any, BaseException | None]]:
+        if len(jobs) > 1:
+            try:
+                joined = tuple(torch.cat(values) for values in zip(*(job.args for job in jobs), strict=True))
+                parts = parted(self._function(*joined), [job.rows or 0 for job in jobs])
+            except Exception:  # noqa: BLE001 - whatever the model raises; each request meets its own exception below
+                return [self._run_one(job) for job in jobs]
+            return [(job, part, None) for job, part in zip(jobs, parts, strict=True)]
+        return [self._run_one(job) for job in jobs]
+
+    def _run_one(self, job: Job) -> tuple[Job, Any, BaseException | None]:
+        try:
+            return job, self._function(*job.args, **job.kwargs), None
+        except StopIteration as error:  # which no future takes
+            return job, None, RuntimeError(f"the module raised StopIteration: {error}")
+        except BaseException as error:  # noqa: BLE001 - a module that calls sys.exit() ends neither thread nor worker
+            return job, None, error
+
+
+def _deliver(results: Sequence[tuple[Job, Any, BaseException | None]]) -> None:
+    for job, result, error in results:
+        if job.future.done():
+            continue
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error if isinstance(error, Exception) else _EndedError(error))
+
+
+class _EndedError(Exception):
+    """What stands for an exception that would end the event loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the module raised {type(error).__name__}: {error}")
+        self.__cause__ = error
+
+
+def parted(result: Any, counts: Sequence[int]) -> list[Any]:
+    """Return the result of a batch as the results of its requests.
+
+    Args:
+        result: A tensor, or lists, tuples and dicts of tensors; the first dimension of each counts rows.
+        counts: The rows of each request.
+
+    Raises:
+        ValueError: When there is not one row of the result for each row of the inputs.
+
+    Example:
+        >>> parted({"y": torch.arange(3)}, [1, 2])
+        [{'y': tensor([0])}, {'y': tensor([1, 2])}]
+    """
+    if isinstance(result, torch.Tensor):
+        if not result.dim() or result.shape[0] != sum(counts):
+            raise ValueError(f"a result of shape {tuple(result.shape)} has not one row for each of {sum(counts)} rows")
+        return list(torch.split(result, list(counts)))
+    if isinstance(result, (list, tuple)):
+        columns = [parted(item, counts) for item in result]
+        make = list if isinstance(result, list) else tuple
+        return [make(column[index] for column in columns) for index in range(len(counts))]
+    if isinstance(result, Mapping):
+        named = {key: parted(item, counts) for key, item in result.items()}
+        return [{key: parts[index] for key, parts in named.items()} for index in range(len(counts))]
+    raise ValueError(f"a {type(result).__name__} has no rows")

@@ -1,0 +1,206 @@
+"""Calling a service: arguments over, result or exception back.
+
+Invariants:
+    * Arguments and results travel as they are: tensors to the last bit, tuples as tuples; nothing is unpickled.
+    * A call is sent again only where the service said, or it is certain, that it did not run.
+    * A call ends in time: with a result, with the exception of the module, or with a `ServingError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+
+from replayml.core.errors import ConfigurationError
+from replayml.serving.errors import NOT_RUN, OWNER, Problem, Refusal, raised_again, serving_error
+from replayml.serving.wire import MEDIA_TYPE, decode, encode
+
+__all__ = ["Client"]
+
+_MOST_CONNECTIONS = 64
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+_DEEPEST = 200
+
+
+class Client:
+    """Calls one service, from any number of threads.
+
+    Args:
+        url: Where it is, such as ``"http://127.0.0.1:8000"``.
+        token: What it wants to see.
+        owner: What shows it that its own program calls, which it tells what the module raised.
+        timeout: Seconds until a call fails, further attempts included.
+
+    Raises:
+        ConfigurationError: When the URL is none of HTTP.
+
+    Example:
+        >>> Client("ftp://example.org")
+        Traceback (most recent call last):
+            ...
+        replayml.core.errors.ConfigurationError: 'ftp://example.org' is no address of a service; give http://host:port
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, owner: str | None = None, timeout: float = 60.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigurationError(f"{url!r} is no address of a service; give http://host:port")
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        if owner is not None:
+            self._headers[OWNER] = owner
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._http: httpx2.Client | None = None
+        self._is_closed = False
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the module behind the service.
+
+        Args:
+            args: Its positional arguments: what `replayml.serving.wire.encode` takes.
+            kwargs: Its arguments by name.
+
+        Returns:
+            Its result.
+
+        Raises:
+            ArgumentError: When an argument cannot be sent.
+            ServingError: When there is no result.
+            Exception: What the module raised, where the own program started the service, and it is an exception of
+                Python or replayml.
+        """
+        body = encode({"args": list(args), "kwargs": dict(kwargs)})
+        headers = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}
+        response = self._send("POST", "/predict", body, headers)
+        if response.headers.get("content-type") != MEDIA_TYPE:
+            raise self._problem("bad-answer", "What answers there is no service of replayml.", response)
+        try:
+            return decode(bytearray(response.content), _DEEPEST)
+        except Refusal as refusal:
+            raise self._problem("bad-answer", f"The answer cannot be read: {refusal.detail}.", response) from refusal
+
+    async def acall(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call it without blocking the event loop; as `call`."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads(), self.call, args, kwargs)
+
+    def call_json(self, body: bytes) -> Any:
+        """Send a body of JSON as it is, and return what stands in the answer."""
+        response = self._send("POST", "/predict", body, {"content-type": "application/json"})
+        return self._read(response)
+
+    def get(self, path: str) -> Any:
+        """Return what another route answers, such as ``/schema``."""
+        return self._read(self._send("GET", path, b"", {}))
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._is_closed = True
+            http, pool = self._http, self._pool
+            self._http = self._pool = None
+        if http is not None:
+            http.close()
+        if pool is not None:
+            pool.shutdown(wait=False)
+
+    # Sending ------------------------------------------------------------------------------------------------------
+
+    def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
+        end = time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE
+        while True:
+            left = end - time.monotonic()
+            error: Exception
+            try:
+                response = self._client().request(
+                    method,
+                    self.url + path,
+                    content=body,
+                    headers={**self._headers, **headers},
+                    timeout=max(left, 0.001),
+                )
+                if response.status_code == 200:
+                    return response
+                error = self._error(response)
+                if getattr(error, "code", None) not in NOT_RUN - {"draining"}:
+                    raise error
+                pause = max(pause, min(_retry_after(response), _LONGEST_PAUSE))
+            except httpx2.ConnectError as found:
+                text = f"There is no service: {found}."
+                error = serving_error(Problem("no-connection", text, self.url))
+                error.__cause__ = found
+            except (httpx2.TimeoutException, httpx2.TransportError, RuntimeError) as found:
+                raise self._broken(found) from found
+            if time.monotonic() + pause >= end:
+                raise error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _broken(self, error: Exception) -> Exception:
+        """Return what to raise for a call without an answer."""
+        if self._is_closed:
+            text = "The service was stopped while this call ran; it may have run."
+            return serving_error(Problem("stopped", text, self.url))
+        if isinstance(error, httpx2.TimeoutException):
+            text = f"There was no answer within {self._timeout:g} s; the call may have run."
+            return serving_error(Problem("no-answer", text, self.url))
+        if isinstance(error, httpx2.TransportError):
+            text = f"The connection broke before there was an answer ({error}); the call may have run."
+            return serving_error(Problem("connection-lost", text, self.url))
+        return error
+
+    def _client(self) -> httpx2.Client:
+        with self._lock:
+            if self._is_closed:
+                raise serving_error(Problem("stopped", "The service was stopped.", self.url))
+            if self._http is None:
+                limits = httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS)
+                self._http = httpx2.Client(limits=limits, trust_env=False)
+            return self._http
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._is_closed:
+                raise serving_error(Problem("stopped", "The service was stopped.", self.url))
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_MOST_CONNECTIONS, thread_name_prefix="replayml-call")
+            return self._pool
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def _error(self, response: httpx2.Response) -> Exception:
+        """Return the exception for an answer that is no result."""
+        try:
+            error = orjson.loads(response.content)["error"]
+            code, text, request_id, detail = error["code"], error["text"], error["id"], error.get("detail")
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return self._problem("bad-answer", "What answers there is no service of replayml.", response)
+        problem = Problem(str(code), str(text), self.url, response.status_code, str(request_id))
+        if code == "raised" and isinstance(detail, dict):
+            return raised_again(detail, problem)
+        return serving_error(problem._replace(detail=detail if isinstance(detail, dict) else None))
+
+    def _problem(self, code: str, text: str, response: httpx2.Response) -> Exception:
+        return serving_error(Problem(code, text, self.url, response.status_code, response.headers.get("x-request-id")))
+
+    def _read(self, response: httpx2.Response) -> Any:
+        try:
+            return orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            raise self._problem("bad-answer", "The answer is no JSON.", response) from error
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else 0.0

@@ -1,0 +1,139 @@
+"""What a worker tells its supervisor about the connections that it has, so that none is lost with it.
+
+The worker hands the supervisor a second hold of each connection, and notes in a table that both share what it is
+doing with it. When the worker is killed, the supervisor answers for it: who waited is told so, and a connection
+between two requests goes on with the next worker.
+
+    channel (one packet a message):  worker ─► open SLOT + connection, close SLOT, ready, failed
+                                     worker ◄─ take + connection
+
+Invariants:
+    * A byte in the table is set before a request is worked on, before a large answer is written, and after any.
+    * A message that cannot be sent at once is kept in order; the worker never waits for the supervisor.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import mmap
+import socket
+from collections import deque
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+import orjson
+
+__all__ = ["MESSAGE", "Desk", "State", "open_table", "receive", "send"]
+
+MESSAGE = 8192
+"""The most bytes in a message."""
+
+
+class State(IntEnum):
+    """What a worker is doing with a connection."""
+
+    IDLE = 0
+    ASKED = 1
+    ANSWERING = 2
+
+
+def open_table(path: Path, slots: int) -> mmap.mmap:
+    """Return the table of a worker; both sides open the same file."""
+    with open(path, "a+b") as file:
+        if path.stat().st_size < slots:
+            file.truncate(slots)
+        return mmap.mmap(file.fileno(), slots)
+
+
+def send(channel: socket.socket, message: dict[str, object], files: Sequence[int] = ()) -> None:
+    """Send a message, and files with it."""
+    data = orjson.dumps(message)
+    extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+    channel.sendmsg([data], extra)
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, object] | None, list[int]]:
+    """Return the next message and its files; None for the message when the other side is gone.
+
+    Raises:
+        BlockingIOError: When there is none at the moment.
+    """
+    data, extra, _, _ = channel.recvmsg(MESSAGE, socket.CMSG_SPACE(array.array("i").itemsize))
+    files = array.array("i")
+    for level, kind, content in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            files.frombytes(content[: len(content) - len(content) % files.itemsize])
+    return (orjson.loads(data) if data else None), files.tolist()
+
+
+class Desk:
+    """The worker's side.
+
+    Args:
+        channel: The socket to the supervisor.
+        table: The table that both share.
+    """
+
+    def __init__(self, channel: socket.socket, table: mmap.mmap) -> None:
+        self._channel = channel
+        self._table = table
+        self._free = list(range(len(table) - 1, -1, -1))
+        self._kept: deque[tuple[dict[str, object], socket.socket | None]] = deque()
+
+    def open(self, connection: socket.socket, *, is_given: bool = False) -> int | None:
+        """Hand over a hold of a connection, and return its slot; None when there is no room.
+
+        Args:
+            connection: The connection.
+            is_given: Whether it came from the supervisor.
+        """
+        if not self._free:
+            self._tell({"do": "open", "given": is_given})
+            return None
+        slot = self._free.pop()
+        self._table[slot] = State.IDLE
+        self._tell({"do": "open", "slot": slot, "given": is_given}, connection)
+        return slot
+
+    def mark(self, slot: int | None, state: State) -> None:
+        """Note what is done with a connection."""
+        if slot is not None:
+            self._table[slot] = state
+
+    def close(self, slot: int | None) -> None:
+        """Tell that a connection is over."""
+        if slot is not None:
+            self._tell({"do": "close", "slot": slot})
+            self._free.append(slot)
+
+    def tell(self, do: str, **facts: object) -> None:
+        """Send a message."""
+        self._tell({"do": do, **facts})
+
+    def _tell(self, message: dict[str, object], connection: socket.socket | None = None) -> None:
+        if not self._kept and self._sent(message, connection):
+            return
+        if not self._kept:
+            asyncio.get_running_loop().add_writer(self._channel, self._send_kept)
+        self._kept.append((message, None if connection is None else connection.dup()))
+
+    def _sent(self, message: dict[str, object], connection: socket.socket | None) -> bool:
+        try:
+            send(self._channel, message, () if connection is None else [connection.fileno()])
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # the supervisor is gone, and the worker about to end
+        return True
+
+    def _send_kept(self) -> None:
+        while self._kept:
+            message, connection = self._kept[0]
+            if not self._sent(message, connection):
+                return
+            self._kept.popleft()
+            if connection is not None:
+                connection.close()
+        asyncio.get_running_loop().remove_writer(self._channel)

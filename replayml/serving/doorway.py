@@ -1,0 +1,162 @@
+"""Connections that have no worker at the moment: they wait for one, and who asks whether one is ready is told no.
+
+Invariants:
+    * Nothing is taken out of a connection that waits: the worker that gets it reads the whole request.
+    * No connection waits longer than an answer may take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections import OrderedDict
+
+from replayml.serving.errors import raw_answer
+from replayml.serving.limits import ServeLimits
+
+__all__ = ["Doorway", "answer_and_close"]
+
+_PEEK = 65536
+_ALIVE = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\nconnection: close\r\n\r\n"
+    b'{"alive":true}'
+)
+
+
+class Doorway:
+    """Where connections wait.
+
+    Args:
+        selector: Of the supervisor's thread.
+        listener: Where connections come from while no worker accepts them.
+        limits: The limits.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, limits: ServeLimits) -> None:
+        self._selector = selector
+        self._listener = listener
+        self._limits = limits
+        self._is_open = False
+        self._watched: set[socket.socket] = set()
+        self._since: OrderedDict[socket.socket, float] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """How many connections wait."""
+        return len(self._since)
+
+    def open(self) -> None:
+        """Take the connections that come."""
+        if not self._is_open:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
+            for connection in self._since:
+                self._watch(connection)
+            self._is_open = True
+
+    def shut(self) -> None:
+        """Leave the connections that come to the workers."""
+        if self._is_open:
+            self._selector.unregister(self._listener)
+            self._is_open = False
+
+    def keep(self, connection: socket.socket) -> None:
+        """Let a connection wait."""
+        connection.setblocking(False)
+        self._since[connection] = time.monotonic()
+        self._watch(connection)
+
+    def take(self) -> socket.socket:
+        """Return the connection that has waited longest."""
+        connection, _ = self._since.popitem(last=False)
+        self._unwatch(connection)
+        return connection
+
+    def look(self, source: socket.socket) -> None:
+        """See what came: a connection, or a request on one."""
+        if source is self._listener:
+            with contextlib.suppress(OSError):
+                connection, _ = source.accept()
+                if self.waiting >= self._limits.connections:
+                    answer_and_close(connection, "busy", retry_after=1)
+                else:
+                    self.keep(connection)
+            return
+        try:
+            start = source.recv(_PEEK, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            start = b""
+        if not start:
+            self._drop(source)
+        elif start.startswith((b"GET /readyz ", b"HEAD /readyz ")):
+            self._forget(source)
+            answer_and_close(source, "not-ready", retry_after=1)
+        elif start.startswith(b"GET /healthz "):
+            self._forget(source)
+            _send_and_close(source, _ALIVE)
+        else:
+            self._unwatch(source)  # it stays as it is until a worker takes it
+
+    def expire(self) -> None:
+        """Answer those that have waited too long."""
+        end = time.monotonic() - self._limits.answer
+        for connection in [connection for connection, since in self._since.items() if since < end]:
+            is_asked = connection not in self._watched
+            self._forget(connection)
+            if is_asked:
+                answer_and_close(connection, "not-ready", retry_after=1)
+            else:
+                _shut(connection)
+
+    def close(self) -> None:
+        """End all of it."""
+        self.shut()
+        for connection in list(self._since):
+            is_asked = connection not in self._watched
+            self._forget(connection)
+            if is_asked:
+                answer_and_close(connection, "draining")
+            else:
+                _shut(connection)
+
+    def _watch(self, connection: socket.socket) -> None:
+        if connection not in self._watched:
+            self._selector.register(connection, selectors.EVENT_READ, connection)
+            self._watched.add(connection)
+
+    def _unwatch(self, connection: socket.socket) -> None:
+        if connection in self._watched:
+            self._selector.unregister(connection)
+            self._watched.discard(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._unwatch(connection)
+        self._since.pop(connection, None)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._forget(connection)
+        _shut(connection)
+
+
+def answer_and_close(connection: socket.socket, code: str, *, retry_after: int | None = None) -> None:
+    """Answer a request with a code, and close its connection."""
+    _send_and_close(connection, raw_answer(code, retry_after=retry_after))
+
+
+def _send_and_close(connection: socket.socket, answer: bytes) -> None:
+    with contextlib.suppress(OSError):
+        connection.setblocking(False)
+        connection.send(answer)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(_PEEK):  # what was sent and not read would make the system drop the answer
+            pass
+    connection.close()
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,131 @@
+"""What a worker serves: a model that it replayed, or a function, with what it takes and returns.
+
+Invariants:
+    * A model runs in evaluation mode and without gradients.
+    * Where there is an example, it was run before the first request: a service that cannot answer does not start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from replayml.core.errors import ConfigurationError
+from replayml.module.saving import load
+from replayml.serving.batching import parted
+from replayml.serving.errors import Refusal
+from replayml.serving.schema import TensorSpec, describe_output, specs_of, taken
+from replayml.serving.spec import Spec
+from replayml.serving.wire import decode
+
+__all__ = ["Target"]
+
+_GIVEN = frozenset({"args", "kwargs"})
+
+
+class Target:
+    """What is served.
+
+    Args:
+        spec: What to serve.
+
+    Attributes:
+        title: What it is called.
+        specs: What it takes; None where nothing was declared.
+        output: The form of what it returns, as `replayml.serving.schema.describe_output` tells it.
+        has_rows: Whether the first dimension of each input counts rows.
+        is_batchable: Whether requests may run together.
+
+    Raises:
+        ConfigurationError: When the example does not fit it.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.title = spec.title
+        self.has_rows = spec.has_rows
+        self.is_batchable = spec.most_rows > 0
+        for name in spec.imports:
+            importlib.import_module(name)
+        self._function, forward = _opened(spec)
+        self._signature = _signature(forward)
+        self.specs: tuple[TensorSpec, ...] | None = None
+        self.output: Any = None
+        if spec.example:
+            self._rehearse(decode(bytearray(Path(spec.example).read_bytes())))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self._function(*args, **kwargs)
+
+    def _rehearse(self, example: Sequence[torch.Tensor]) -> None:
+        self.specs = specs_of(example, any_rows=self.has_rows)
+        rows = example[0].shape[0] if self.has_rows else None
+        result = self._function(*(value.clone() for value in example))
+        self.output = describe_output(result, rows)
+        if self.is_batchable and rows is not None:
+            try:
+                parted(self._function(*(torch.cat([value, value]) for value in example)), [rows, rows])
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"{self.title} cannot run requests as one batch: {error}. Serve it with batch=False"
+                ) from error
+
+    def arguments(self, given: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], int | None]:
+        """Return the arguments in a request, checked, and how many rows they have where that counts.
+
+        Raises:
+            Refusal: When they are not what it takes.
+        """
+        if not isinstance(given, dict) or not given.keys() <= _GIVEN:
+            raise Refusal("wrong-arguments", {"expected": '{"args": [...], "kwargs": {...}}'})
+        args, kwargs = given.get("args", ()), given.get("kwargs", {})
+        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+            raise Refusal("wrong-arguments", {"expected": "a list as args, an object as kwargs"})
+        if any(type(name) is not str for name in kwargs):
+            raise Refusal("wrong-arguments", {"expected": "names as keys of kwargs"})
+        if (self.specs is None or kwargs) and self._signature is not None:
+            try:
+                bound = self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise Refusal("wrong-arguments", {"found": str(error)}) from error
+            args, kwargs = bound.args, bound.kwargs
+        if self.specs is None:
+            return tuple(args), kwargs, None
+        if kwargs:
+            raise Refusal("wrong-arguments", {"found": f"arguments by name: {', '.join(sorted(kwargs))[:200]}"})
+        checked = taken(self.specs, args, any_rows=self.has_rows)
+        return checked, {}, checked[0].shape[0] if self.is_batchable and checked else None
+
+
+def _opened(spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what to call, and what has its signature."""
+    if spec.kind == "function":
+        function = _found(spec.place)
+        return function, function
+    trust = [_found(place) for place in spec.trust]
+    model = load(spec.place, trust=trust, rename=spec.renames or None)
+    if isinstance(model, nn.Module):
+        model.eval()
+    return torch.no_grad()(model.__call__), getattr(model, "forward", model)
+
+
+def _found(place: str) -> Any:
+    module, _, qualname = place.partition(":")
+    found: Any = sys.modules.get(module) or importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None  # built in, without one

@@ -1,0 +1,121 @@
+"""What the tests serve: functions and modules that a worker can import."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import replayml
+
+
+def echo(*args: Any, **kwargs: Any) -> Any:
+    """Return what came: the one argument, or all of them."""
+    return args[0] if len(args) == 1 and not kwargs else (args, kwargs)
+
+
+def scaled(value: Any, *, by: float = 2) -> Any:
+    """Return a value times a number."""
+    return value * by
+
+
+def fail(name: str) -> None:
+    """Raise an exception of some class."""
+    errors: dict[str, BaseException] = {
+        "value": ValueError("no such row"),
+        "key": KeyError("a"),
+        "os": FileNotFoundError(2, "No such file or directory"),
+        "own": replayml.ConfigurationError("there is no 'depth'"),
+        "recipe": replayml.RecipeError("bad-value", "model.x", "it is wrong"),
+        "secret": SecretError("the password is 1234"),
+        "exit": SystemExit(3),
+        "stop": StopIteration(),
+    }
+    raise errors[name]
+
+
+class SecretError(Exception):
+    """An exception that no other program has."""
+
+
+def sleep(seconds: float) -> str:
+    """Take some time."""
+    time.sleep(seconds)
+    return "slept"
+
+
+def mark_and_sleep(path: str, seconds: float) -> int:
+    """Tell that the call has begun, and take some time."""
+    Path(path).write_text("running")
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def process(*_: Any) -> int:
+    """Return the process that runs this."""
+    return os.getpid()
+
+
+def die() -> None:
+    """End the process as a crash does."""
+    os._exit(9)
+
+
+def nan() -> torch.Tensor:
+    """Return what JSON has no form for."""
+    return torch.tensor([1.0, float("nan")])
+
+
+def unsendable() -> object:
+    """Return what cannot be sent."""
+    return object()
+
+
+def modules_of_the_worker() -> list[str]:
+    """Return the names of what the worker has imported."""
+    return sorted(sys.modules)
+
+
+class Shift(replayml.Module):
+    """A module without weights."""
+
+    def __init__(self, by: int = 1) -> None:
+        self.by = by
+
+    def forward(self, value: Any) -> Any:
+        return value + self.by
+
+
+class Picky(replayml.Module):
+    """A module that takes rows, and refuses negative ones."""
+
+    def __init__(self) -> None:
+        self.layer = replayml.Layer(nn.Linear, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if bool((x < 0).any()):
+            raise ValueError("a negative row")
+        return {"y": self.layer(x), "rows": torch.full((len(x),), len(x))}
+
+
+class Summed(replayml.Module):
+    """A module whose output has no rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum()
+
+
+class Unloadable(replayml.Module):
+    """A module that can be made in the program, and in no worker."""
+
+    def __init__(self) -> None:
+        if sys.argv[0].endswith("worker.py"):
+            raise RuntimeError("there is no such device")
+
+    def forward(self) -> int:
+        return 1
