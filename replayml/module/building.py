@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.rnn import PackedSequence
 
 from replayml.core import tags
@@ -72,6 +73,7 @@ class Builder:
         self.waiting: dict[str, list[HookCall]] = {}
         self.logs: dict[str, Any] = {}
         self.is_logging = False
+        self.has_built_parts = False
         self._module = module
 
     # Making objects -------------------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ class Builder:
             self._make_children(module)
             return module
         if record.built:
+            self.has_built_parts = True
             return module
         if not module.is_external:
             refuse_hidden_layers(module)
@@ -218,6 +221,8 @@ def build(
         for child in below._record.children.values():
             if id(child) not in places and not child._record.built:
                 child._record.links = [link for link in child._record.links if link[0] is not below]
+    if builder.has_built_parts:
+        _take_over_sizes(result, builder.sizes)
     blueprint = Blueprint(call, builder.sizes)
     for below, path in places.values():
         if builder.is_logging:
@@ -265,6 +270,17 @@ def going_on(builder: Builder) -> Iterator[None]:
         _current.reset(token)
 
 
+def _take_over_sizes(result: Any, sizes: dict[Path, dict[str, Any]]) -> None:
+    """Add the sizes of parts that another model has built before, and that this one shares."""
+    for name, below in result.named_modules():
+        record = below.__dict__.get("_record")
+        if record is not None and record.built:
+            path = tuple(name.split(".")) if name else ()
+            for place, found in record.blueprint.sizes.items():
+                if place[: len(record.path)] == record.path:
+                    sizes.setdefault((*path, *place[len(record.path) :]), dict(found))
+
+
 def _records_inside(module: Any) -> Iterator[tuple[Path, Any]]:
     """Yield each unsealed replayml module below one, with its path."""
     if isinstance(module, nn.Module):
@@ -299,12 +315,16 @@ def run_example(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: di
     """Run the example through the model: each layer makes its real object with the sizes that it sees."""
     args, kwargs = _moved(args, builder), _moved(kwargs, builder)
     modes = [(below, below.training) for below in module.modules()]
-    hooks = [(below.__dict__, {name: below.__dict__[name] for name in HOOKS}) for below, _ in modes]
+    hooks = [
+        (below.__dict__, {name: below.__dict__[name] for name in HOOKS}) for below, _ in modes if not _is_lazy(below)
+    ]
     random: AbstractContextManager[Any] = nullcontext() if builder.seed is None else forked_rng()
     try:
         with quiet(), torch.no_grad(), random:
+            for attributes, _ in hooks:
+                attributes.update({name: OrderedDict() for name in HOOKS})
             for below, _ in modes:
-                below.__dict__.update({name: OrderedDict() for name in HOOKS}, training=False)
+                below.__dict__["training"] = False
                 if isinstance(getattr(below, "_record", None), Record) and not getattr(below, "is_layer", False):
                     below._connect_maps(below)
                     if "_computed" in below.__dict__:
@@ -321,6 +341,11 @@ def run_example(module: Any, builder: Builder, args: tuple[Any, ...], kwargs: di
         early = builder.early.get(id(below))
         if early is not None and isinstance(early[1], nn.Module):
             early[1].train(mode)
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    """Tell whether it is a lazy layer of torch, which finds its sizes by hooks of its own."""
+    return isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
 
 
 def _probe(module: Any) -> None:

@@ -713,3 +713,14 @@ def test_limits_hold_for_files(tmp_path: Path) -> None:
         replayml.load(tmp_path / "model", limits=replayml.recipe.Limits(tensors=2))
     with pytest.raises(replayml.RecipeError, match="too-large"):
         replayml.load(tmp_path / "model", limits=replayml.recipe.Limits(size=10))
+
+
+def test_models_that_share_a_part_are_saved_each(tmp_path: Path) -> None:
+    """A model whose part was built with another one knows the sizes of the part."""
+    part = replayml.Sequential(replayml.Layer(nn.Linear, None, 2))
+    first, second = replayml.Sequential(part), replayml.Sequential(replayml.Layer(nn.ReLU), part)
+    first.build(torch.zeros(1, 4))
+    second.build(torch.zeros(1, 4))
+    for number, model in enumerate((first, second)):
+        model.save(tmp_path / f"{number}.replayml")
+        assert_same(replayml.load(tmp_path / f"{number}.replayml"), model)

@@ -518,3 +518,21 @@ def test_a_built_tree_has_the_sharing_of_the_unbuilt_one(recipe: Any, edits: lis
     assert [name for name, _ in copy_.named_modules(remove_duplicate=False)] == [
         name for name, _ in built.named_modules(remove_duplicate=False)
     ]
+
+
+def test_lazy_layers_of_torch_find_their_sizes_when_the_model_is_built() -> None:
+    """A lazy layer that an ``__init__`` made is initialised by the example input, with its hooks gone."""
+
+    class Lazy(Module):
+        def __init__(self) -> None:
+            self.first = Layer(nn.Linear, None, 3)
+            self.second = nn.LazyLinear(2)
+
+        def forward(self, x: Any) -> Any:
+            return self.second(self.first(x))
+
+    built = Lazy().build(torch.zeros(1, 4))
+    assert type(built.second) is nn.Linear
+    assert built.second.weight.shape == (2, 3)
+    assert not built.second._forward_pre_hooks
+    assert built(torch.zeros(1, 4)).shape == (1, 2)
