@@ -141,6 +141,8 @@ def apart() -> Iterator[None]:
         _meeting.reset(token)
 
 
+_TICK = 0.2
+
 # Running --------------------------------------------------------------------------------------------------------
 
 
@@ -157,13 +159,17 @@ def side_by_side(tasks: Sequence[Task], workers: int) -> list[Any]:
     """
     meeting = Meeting(len(tasks), has_room=workers >= len(tasks))
     modes = Modes()
-    failed = threading.Event()
+    failed, interrupted = threading.Event(), threading.Event()
+    started = threading.Event()  # when all have a thread or a place in the queue: an interrupt finds the pool complete
 
     def run(task: Task) -> Any:
         _meeting.set(meeting)  # in a context of its own
         try:
             if failed.is_set():
                 raise Left("another task failed before this one started")
+            started.wait()
+            if interrupted.is_set():
+                raise Left("the call was interrupted before this one started")
             with modes.carried():
                 return task()
         except BaseException:
@@ -174,16 +180,31 @@ def side_by_side(tasks: Sequence[Task], workers: int) -> list[Any]:
             meeting.leave()
 
     with ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="replayml-flow") as pool:
-        futures = [pool.submit(copy_context().run, run, task) for task in tasks]
+        futures: list[Future[Any]] = []
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            futures.extend(pool.submit(copy_context().run, run, task) for task in tasks)
+            started.set()
+            _wait(futures)
+        except BaseException:
+            failed.set()
+            interrupted.set()
+            raise
         finally:
             for future in futures:
                 future.cancel()  # what runs goes on, and the pool waits for it
+            started.set()
     try:
         return _outcomes(futures)
     finally:
         futures.clear()  # an error holds this frame; without a circle, what it holds goes when the error does
+
+
+def _wait(futures: Sequence[Future[Any]]) -> None:
+    """Wait for all, or for the first error; now and then Python gets to see whether it was interrupted."""
+    is_over = False
+    while not is_over:
+        done, pending = wait(futures, timeout=_TICK, return_when=FIRST_EXCEPTION)
+        is_over = not pending or any(not one.cancelled() and one.exception() is not None for one in done)
 
 
 def _outcomes(futures: Sequence[Future[Any]]) -> list[Any]:

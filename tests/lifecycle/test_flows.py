@@ -671,7 +671,7 @@ def test_an_interrupt_waits_for_what_runs_and_starts_nothing_more() -> None:
 
     def step(x: int) -> None:
         if x == 0:
-            signal.raise_signal(signal.SIGINT)  # handled by the main thread, which waits
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as Ctrl-C: the main thread waits
         time.sleep(0.1)
         ended.append(x)
 
