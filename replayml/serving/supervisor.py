@@ -256,6 +256,11 @@ class Supervisor:
         now = time.monotonic()
         was_young = not worker.ready_at or now - worker.ready_at < _YOUNG
         code = worker.reap()
+        with self._changed:  # before anybody is answered: who was told of the loss may ask at once who is ready
+            self._workers.remove(worker)
+            if not self._has_been_ready and self._failure is None and not self._is_stopping:
+                self._failure = f"its process ended with {code} before it was ready; see its log"
+            self._changed.notify_all()
         for connection, state in worker.connections():
             if state is State.IDLE and not self._is_stopping:
                 self._door.keep(connection)
@@ -267,11 +272,6 @@ class Supervisor:
         assert self._folder is not None
         for path in (self._folder / "metrics").glob(f"gauge_live*_{worker.pid}.db"):
             path.unlink(missing_ok=True)
-        with self._changed:
-            self._workers.remove(worker)
-            if not self._has_been_ready and self._failure is None and not self._is_stopping:
-                self._failure = f"its process ended with {code} before it was ready; see its log"
-            self._changed.notify_all()
         if not self._is_stopping:
             self._deaths = self._deaths + 1 if was_young else 0
             delay = 0.0 if not self._deaths else min(_LONGEST_BACKOFF, 0.25 * 2 ** (self._deaths - 1))
