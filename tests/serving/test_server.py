@@ -21,6 +21,7 @@ from replayml.serving.errors import LateError, RefusedError, ServingError, Unava
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import services
 from tests.serving.http import Line, ask
+from tests.serving.running import running, until
 
 # Results ------------------------------------------------------------------------------------------------------
 
@@ -39,18 +40,27 @@ def test_json_gives_the_digits_of_float32(batched: ServerModule, model: replayml
     assert torch.equal(torch.tensor(reply.json["result"]), model(x))
 
 
-def test_requests_that_run_together_give_the_same(batched: ServerModule, model: replayml.Module) -> None:
+def test_requests_that_run_at_once_give_the_same(batched: ServerModule, model: replayml.Module) -> None:
     """Each of many requests at once gets its own rows, within the noise of float sums."""
     inputs = [torch.randn(1 + index % 3, 4) for index in range(64)]
     with ThreadPoolExecutor(16) as pool:
         for x, y in zip(inputs, pool.map(batched, inputs), strict=True):
             torch.testing.assert_close(y, model(x), rtol=0, atol=1e-6)
-    counts = ask(batched.url, "/metrics").body.decode()
-    singles, total = (
-        float(next(line for line in counts.splitlines() if line.startswith(start)).split()[1])
-        for start in ('replayml_batch_requests_bucket{le="1.0"}', "replayml_batch_requests_count")
-    )
-    assert singles < total  # some ran together
+
+
+def test_what_came_while_the_model_ran_runs_together(tmp_path: Path) -> None:
+    """The requests that queued while the last one ran are one batch, and each gets its own rows of it."""
+    inputs = [torch.full((1 + index % 3, 1), float(index)) for index in range(12)]
+    service = ServerModule(services.Gate(str(tmp_path)).build(), example=torch.zeros(1, 1), batch=True)
+    with running(service), ThreadPoolExecutor(13) as pool:
+        first = pool.submit(service, torch.tensor([[-1.0]]))
+        until((tmp_path / "held").exists)
+        others = [pool.submit(service, x) for x in inputs]
+        until(lambda: "replayml_waiting_requests 12.0" in ask(service.url, "/metrics").body.decode())
+        (tmp_path / "open").touch()
+        assert first.result().tolist() == [[-1.0, 1.0]]
+        for x, other in zip(inputs, others, strict=True):
+            assert torch.equal(other.result(), torch.cat([x, torch.full_like(x, 24.0)], dim=1))
 
 
 def test_a_request_with_more_rows_than_a_batch_runs(batched: ServerModule, model: replayml.Module) -> None:

@@ -11,11 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +25,10 @@ from replayml.serving.errors import UnavailableError
 from replayml.serving.server import ServerModule
 from tests.serving import services
 from tests.serving.http import Line, Reply, ask, request
+from tests.serving.running import running, until
 
 LONG = pytest.mark.skipif("REPLAYML_LONG_TESTS" not in os.environ, reason="takes minutes: set REPLAYML_LONG_TESTS=1")
 """For what repeats another test so often that it takes minutes."""
-
-
-def until(happens: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Wait until something is so, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-    return found
-
-
-@contextmanager
-def running(service: ServerModule) -> Iterator[ServerModule]:
-    """A service that is stopped at the end of the block."""
-    service.start()
-    try:
-        yield service
-    finally:
-        service.stop()
 
 
 def begun(line: Line, path: Path, seconds: float) -> None:
@@ -289,33 +268,12 @@ def test_a_program_that_ends_stops_its_services(tmp_path: Path) -> None:
         ask(url, "/healthz")
 
 
-def held() -> tuple[Any, ...]:
-    """Return what this program holds: processes, threads, open files and temporary files of services."""
-    me = psutil.Process()
-    folder = Path(tempfile.gettempdir())
-    return (
-        sorted(child.pid for child in me.children(recursive=True)),
-        sorted(thread.name for thread in threading.enumerate()),
-        me.num_fds(),
-        sorted(path.name for path in folder.glob(f"replayml-serving-{os.getpid()}-*")),
-    )
-
-
 def cycle(count: int) -> None:
-    """Start and stop a service again and again, and compare what is held."""
-    service = ServerModule(services.echo)
-    service.start()
-    service.stop()
-    before = held()
-    urls = []
-    for number in range(count):
-        assert service.start()(number) == number
-        urls.append(service.url)
-        service.stop()
-    assert held() == before
-    for url in urls:
-        with pytest.raises(ConnectionError), Line(url):
-            pass  # the port is free
+    """Start and stop a service again and again, in a program of its own, and compare what is held."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.serving.cycling", str(count)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_starting_and_stopping_leaks_nothing() -> None:
@@ -332,13 +290,18 @@ def test_starting_and_stopping_often_leaks_nothing(count: int) -> None:
 
 def test_a_service_that_nobody_holds_is_stopped() -> None:
     """A service whose handle is gone is stopped."""
-    before = held()
+    folder, pattern = Path(tempfile.gettempdir()), f"replayml-serving-{os.getpid()}-*"
+    others = set(folder.glob(pattern))
     service = ServerModule(services.echo).start()
-    pid = service.pids[0]
+    pid, url = service.pids[0], service.url
+    mine = set(folder.glob(pattern)) - others
+    assert mine
     del service
     gc.collect()
     until(lambda: not psutil.pid_exists(pid))
-    until(lambda: held() == before)
+    until(lambda: not any(path.exists() for path in mine))
+    with pytest.raises(ConnectionError):
+        ask(url, "/healthz")
 
 
 def test_a_connection_that_is_closed_is_forgotten(echo: ServerModule) -> None:
