@@ -74,8 +74,8 @@ if TYPE_CHECKING:
     from replayml.lifecycle.graphs import graph
     from replayml.lifecycle.packages import package
     from replayml.lifecycle.registry import module_register
-    from replayml.lifecycle.showing import make_repr
     from replayml.module.saving import load
+    from replayml.module.showing import make_repr
     from replayml.recipe.recipe import Recipe
     from replayml.recipe.views.diff import RecipeDiff
     from replayml.recipe.views.inspection import Inspection, inspect
@@ -118,7 +118,7 @@ _LATER = {
     "UrlModule": "serving.server",
     "load": "module.saving",
     "loop": "lifecycle.flows",
-    "make_repr": "lifecycle.showing",
+    "make_repr": "module.showing",
     "module_register": "lifecycle.registry",
     "package": "lifecycle.packages",
     "parallel": "lifecycle.branches",

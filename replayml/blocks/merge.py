@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from replayml.module.module import Module
@@ -11,6 +13,8 @@ __all__ = ["Add", "Cat", "MergeOp"]
 
 class MergeOp(Module):
     """The base class: ``forward`` takes several tensors and returns one."""
+
+    _is_network_part: ClassVar[bool] = True
 
     def forward(self, *x: torch.Tensor) -> torch.Tensor:
         """Merge tensors."""

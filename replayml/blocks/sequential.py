@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -124,6 +124,7 @@ class SequentialBlock(Module):
         torch.Size([1, 3])
     """
 
+    _is_network_part: ClassVar[bool] = True
     order: list[str]
 
     def __init__(self, order: Sequence[str] | None = None, **modules: Any) -> None:

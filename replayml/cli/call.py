@@ -2,6 +2,7 @@
 
 Invariants:
     * The body is sent as it is written, and the answer printed as it came; nothing is opened or imported.
+    * Of a stream each item is a line, printed when it comes; the last line tells how many there were.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import sys
 from pathlib import Path
 
 import orjson
+import typer
 
 from replayml.cli.report import Answer, UsageError, lines
 from replayml.serving.client import Client
+from replayml.serving.receiving import Stream
 from replayml.serving.server import read_token
 
 __all__ = ["run"]
@@ -39,6 +42,12 @@ def run(url: str, text: str, *, token_file: Path | None = None, timeout: float =
     client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
     try:
         answer = client.call_json(body)
+        if isinstance(answer, Stream):
+            items = 0
+            for item in answer:
+                typer.echo(orjson.dumps(item))
+                items += 1
+            return Answer({"items": items})
     finally:
         client.close()
     return Answer(answer if isinstance(answer, dict) else {"result": answer}, lines(orjson.dumps(answer).decode()))

@@ -154,6 +154,12 @@ def serve_(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token of the callers.")
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="How many processes run the model.")] = 1,
+    backend: Annotated[
+        str, typer.Option(help="Where they run: process, on this machine, or ray, on a cluster.")
+    ] = "process",
+    name: Annotated[
+        str | None, typer.Option(help="Its name, under which the gateway lists it: see REPLAYML_REDIS_URL.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=0, help="Run requests that came meanwhile together: rows at most.")] = 0,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="What an input looks like: 'float32[*,4]', * for rows.")
@@ -165,7 +171,7 @@ def serve_(
     """Answer requests with a model over HTTP until told to stop; the log goes to standard error."""
     serve = _serving("serve")
     options = {"host": host, "port": port, "token_file": token_file, "replicas": replicas, "batch": batch}
-    names = {"inputs": inputs or (), "imports": imports or (), "rename": rename or ()}
+    names = {"backend": backend, "name": name, "inputs": inputs or (), "imports": imports or (), "rename": rename or ()}
     give(lambda: serve.run(file, **options, **names), as_json=as_json)
 
 
@@ -178,9 +184,25 @@ def call_(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until the call fails.")] = 60.0,
 ) -> None:
-    """Call a service once, and print one JSON object: its answer, or an error."""
+    """Call a service once, and print one JSON object: its answer, or an error; of a stream, one for each item."""
     call = _serving("call")
     give(lambda: call.run(url, text, token_file=token_file, timeout=timeout), as_json=True)
+
+
+@app.command("status", epilog=CODES)
+def status_(
+    url: Annotated[
+        str | None, typer.Argument(help="Where a service is; by default those that the gateway lists are told.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token that it wants.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a service is and whether it takes requests; 1 when it does not."""
+    status = _serving("status")
+    give(lambda: status.run(url, token_file=token_file, timeout=timeout), as_json=as_json)
 
 
 def _serving(command: str) -> ModuleType:

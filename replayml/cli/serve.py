@@ -22,10 +22,11 @@ import typer
 
 from replayml.cli.opening import open_file, read_renames
 from replayml.cli.report import Answer, UsageError, lines
+from replayml.serving.backend import make_backend
 from replayml.serving.packing import write_example
-from replayml.serving.server import local_url, read_token
+from replayml.serving.server import listed_url, local_url, read_token
 from replayml.serving.spec import Spec
-from replayml.serving.supervisor import Supervisor
+from replayml.serving.url import open_gateway, require_name
 from replayml.serving.wire import DTYPES
 
 __all__ = ["read_input", "run"]
@@ -40,6 +41,8 @@ def run(
     port: int,
     token_file: Path | None,
     replicas: int,
+    backend: str = "process",
+    name: str | None = None,
     batch: int = 0,
     inputs: Sequence[str] = (),
     imports: Sequence[str] = (),
@@ -53,6 +56,8 @@ def run(
         port: The port; 0 for a free one.
         token_file: A file with the token that callers must show.
         replicas: How many processes to run.
+        backend: Where they run: ``"process"``, on this machine, or ``"ray"``, on a cluster.
+        name: The name of the service; where there is a gateway, it is listed there.
         batch: How many rows to run at once; 0 to run each request by itself.
         inputs: What each input looks like, such as ``float32[*,4]``; ``*`` first where it counts rows.
         imports: Modules that the file may use.
@@ -63,6 +68,7 @@ def run(
         RecipeError: When it is not safe to open.
         ServingError: When it cannot be loaded.
     """
+    require_name(name)
     opened = open_file(path)
     if opened.form == "recipe":
         raise UsageError("no-weights", f"{path} holds a recipe alone, which has no weights. Serve what save() wrote")
@@ -77,6 +83,7 @@ def run(
     spec = Spec(
         kind="model",
         place=str(path.resolve()),
+        name=name or "",
         title=opened.recipe.plan.root.name.rpartition(".")[2],
         imports=tuple(imports),
         renames=read_renames(rename),
@@ -86,7 +93,8 @@ def run(
         token=None if token_file is None else read_token(str(token_file)),
         log="-",
     )
-    supervisor = Supervisor(spec, replicas=replicas, port=port)
+    service = make_backend(backend, spec, replicas=replicas, port=port)
+    gateway, lease = open_gateway(), None
     is_over = threading.Event()
 
     def prepared(folder: Path, given: Spec) -> Spec:
@@ -98,12 +106,20 @@ def run(
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        supervisor.start(prepared)
-        typer.echo(f"serving {path} at {local_url(supervisor)}", err=True)
+        if name is not None and gateway is not None:
+            lease = gateway.claim(name)
+        service.start(prepared)
+        if lease is not None:
+            lease.publish(listed_url(spec, service), service.version)
+        typer.echo(f"serving {path} at {local_url(service)}", err=True)
         is_over.wait()
-        supervisor.stop()
+        if lease is not None:
+            lease.close()
+        service.stop()
     finally:
-        supervisor.stop(drain=False)
+        if lease is not None:
+            lease.close()
+        service.stop(drain=False)
         for number, handler in before.items():
             signal.signal(number, handler)
     return Answer({"file": str(path)}, lines("stopped"))

@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from replayml.core import tags
@@ -275,25 +276,38 @@ class Relocation:
             return record.call  # what is in force for it is told where it stands now
         return with_settings_from_above(value, tags.roots(value))
 
-    def _value(self, told: Any, kept: Any, given: Any) -> Any:
-        """Translate a value: as the tape tells it, as the edit keeps it, and as it was given (None when not known)."""
+    def _value(self, told: Any, kept: Any, given: Any, outer: int = 0) -> Any:
+        """Translate a value: as the tape tells it, as the edit keeps it, and as it was given (None when not known).
+
+        On the tape of a module in it, references are ``outer`` trees further out.
+        """
         kind = type(told)
         if kind is TreeRef:
+            if told.outer != outer:
+                return told
             above = self._told.above
             if above is not None:
                 for path in (told.tags, *told.also):
                     if path[: len(above)] == above:
                         return TreeRef((*self._told.before, *path[len(above) :]), told.name, told.outer)
-            return self._outside(kept, given)
+            return self._outside(replace(kept, outer=0), given)
         if kind is CallRecord and type(kept) is CallRecord and told.owner is None:
-            args = self._value(told.args, kept.args, None)
-            kwargs = self._value(told.kwargs, kept.kwargs, None)
-            return CallRecord(told.cls, args, kwargs, told.tape, told.where)
+            args = self._value(told.args, kept.args, None, outer)
+            kwargs = self._value(told.kwargs, kept.kwargs, None, outer)
+            tape = [
+                replace(
+                    entry,
+                    args=self._value(entry.args, other.args, None, outer + 1),
+                    kwargs=self._value(entry.kwargs, other.kwargs, None, outer + 1),
+                )
+                for entry, other in zip(told.tape, kept.tape, strict=True)
+            ]
+            return CallRecord(told.cls, args, kwargs, tape, told.where)
         if kind in (tuple, list):
             items = [None] * len(told) if given is None else given
-            return kind(self._value(*three) for three in zip(told, kept, items, strict=True))
+            return kind(self._value(*three, outer) for three in zip(told, kept, items, strict=True))
         if kind is dict:
-            return {key: self._value(item, kept[key], given and given[key]) for key, item in told.items()}
+            return {key: self._value(item, kept[key], given and given[key], outer) for key, item in told.items()}
         return told
 
 

@@ -11,7 +11,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 __all__ = ["note", "note_containers", "refill", "refill_set", "transaction"]
 
 Note = tuple[Callable[..., Any], tuple[Any, ...]]
+
+_CONTAINERS = frozenset({Counter, OrderedDict, defaultdict, deque, dict, list, set, tuple})
 
 _notes: ContextVar[list[Note] | None] = ContextVar("replayml_journal", default=None)
 
@@ -42,16 +45,38 @@ def refill_set(values: set[Any], content: Collection[Any]) -> None:
     values.update(content)
 
 
+def refill_deque(values: deque[Any], content: Collection[Any]) -> None:
+    """Give a deque a content; what undoes any change to it."""
+    values.clear()
+    values.extend(content)
+
+
 def note_containers(attributes: Mapping[str, Any]) -> None:
-    """Note the content of the lists, dicts and sets among some attributes, which a call may change in place."""
-    for value in attributes.values():
+    """Note the content of lists, dicts, sets and deques, which a call may change in place, those inside included.
+
+    Args:
+        attributes: The attributes of an object; what is in them is looked at.
+    """
+    _note_inside(attributes.values(), set())
+
+
+def _note_inside(values: Iterable[Any], seen: set[int]) -> None:
+    for value in values:
         kind = type(value)
+        if kind not in _CONTAINERS or id(value) in seen:
+            continue
+        seen.add(id(value))
         if kind is list:
             note(value.__setitem__, slice(None), list(value))
-        elif kind is dict:
-            note(refill, value, dict(value))
         elif kind is set:
             note(refill_set, value, set(value))
+        elif kind is deque:
+            note(refill_deque, value, list(value))
+        elif kind is not tuple:
+            note(refill, value, dict(value))
+        inside = value.values() if isinstance(value, dict) else value
+        if not _CONTAINERS.isdisjoint(map(type, inside)):
+            _note_inside(inside, seen)
 
 
 class transaction:

@@ -22,7 +22,7 @@ from replayml.core.meta import capture
 from replayml.core.settings import config_of, put
 from replayml.core.tape import CallRecord, Path, TapeEntry
 
-__all__ = ["forget_users", "going"]
+__all__ = ["forget_own", "forget_users", "going"]
 
 Thing = tuple[Path, str | None, Setting | Edit]
 
@@ -61,6 +61,25 @@ def forget_users(parent: Any, slots: Path) -> None:
                     displace((node, name, setting))
             for edit in [one for one in node.edits if one.by is None]:
                 displace((node, None, edit))
+
+
+def forget_own(maker: Any, slots: Path) -> None:
+    """Take out what an ``__init__`` has set at or below a place: it runs again, and what it did there is undone."""
+    for top, path in tags.paths(maker):
+        for node, name, thing in _made_by(maker, top, (*path, *slots)):
+            displace((node, name, thing))
+
+
+def _made_by(maker: Any, top: Any, path: Path) -> Iterator[tuple[Any, str | None, Setting | Edit]]:
+    """Yield what an ``__init__`` has set at or below a place: the node, the name (None for edits), the thing."""
+    config = top._record.config
+    for _, node in () if config is None else list(config.below(path)):
+        for name, thing in [
+            *((None, edit) for edit in node.edits),
+            *((name, setting) for name, settings in node.items.items() for setting in settings),
+        ]:
+            if _first_maker(thing) is maker:
+                yield node, name, thing
 
 
 def _as_its_own(module: Any) -> Callable[[], None]:
@@ -130,7 +149,7 @@ def _in_other_models(module: Any, parent: Any) -> Callable[[], None]:
         tape = record.call.tape
         note(tape.__delitem__, slice(len(tape), None))
         tape.extend(told)
-        for top, path in tags.paths(module):
+        for top, path in [(module, ()), *tags.paths(module)]:  # the module brings it along: its tape tells it
             for below, name, thing in things:
                 _put_once(top, (*path, *below), name, _own(thing, module))
 

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,7 @@ def refer(value: Any, root: Any, by_slots: bool) -> Any:
         place = _place(value, root, by_slots)
         if place is not None:
             return place
-        translated = _translated(value._record.call, root, by_slots, set())
+        translated = _Translation(root, by_slots).call(value._record.call, 0)
         return value if translated is None else translated
     if isinstance(value, nn.Module):
         found = _find_plain(value, root)
@@ -70,44 +71,61 @@ def _place(module: Any, root: Any, by_slots: bool) -> TreeRef | None:
     return None
 
 
-def _translated(call: CallRecord, root: Any, by_slots: bool, seen: set[int]) -> CallRecord | None:
-    """Return a record with references to the tree in it, or None when it holds nothing of the tree."""
-    if id(call) in seen:
-        return None
-    seen.add(id(call))
-    args = _translate(call.args, root, by_slots, seen, outer=False)
-    kwargs = _translate(call.kwargs, root, by_slots, seen, outer=False)
-    tape = []
-    for entry in call.tape:
-        entry_args = _translate(entry.args, root, by_slots, seen, outer=True)
-        entry_kwargs = _translate(entry.kwargs, root, by_slots, seen, outer=True)
-        if entry_args is not entry.args or entry_kwargs is not entry.kwargs:
-            entry = TapeEntry(
-                entry.tags, entry.method, entry_args, entry_kwargs, entry.where, entry.maker, entry.serial
-            )
-        tape.append(entry)
-    if args is call.args and kwargs is call.kwargs and all(a is b for a, b in zip(tape, call.tape, strict=True)):
-        return None
-    return CallRecord(call.cls, args, kwargs, tape, call.where)
+class _Translation:
+    """Puts references to a tree into records.
 
+    Args:
+        root: The root of the tree.
+        by_slots: As for `refer`.
+    """
 
-def _translate(value: Any, root: Any, by_slots: bool, seen: set[int], outer: bool) -> Any:
-    kind = type(value)
-    if kind in ATOMS:
+    def __init__(self, root: Any, by_slots: bool) -> None:
+        self._root = root
+        self._by_slots = by_slots
+        self._done: dict[tuple[int, int], CallRecord | None] = {}
+
+    def call(self, call: CallRecord, outer: int) -> CallRecord | None:
+        """Return a record with references to the tree in it, or None when it holds nothing of the tree.
+
+        Args:
+            call: The record.
+            outer: How many trees there are between the one that its arguments are of and the tree.
+        """
+        key = (id(call), outer)
+        if key not in self._done:
+            self._done[key] = None
+            self._done[key] = self._translated(call, outer)
+        return self._done[key]
+
+    def _translated(self, call: CallRecord, outer: int) -> CallRecord | None:
+        args = self._value(call.args, outer)
+        kwargs = self._value(call.kwargs, outer)
+        tape = [self._entry(entry, outer + 1) for entry in call.tape]
+        if args is call.args and kwargs is call.kwargs and all(a is b for a, b in zip(tape, call.tape, strict=True)):
+            return None
+        return CallRecord(call.cls, args, kwargs, tape, call.where)
+
+    def _entry(self, entry: TapeEntry, outer: int) -> TapeEntry:
+        args = self._value(entry.args, outer)
+        kwargs = self._value(entry.kwargs, outer)
+        return entry if args is entry.args and kwargs is entry.kwargs else replace(entry, args=args, kwargs=kwargs)
+
+    def _value(self, value: Any, outer: int) -> Any:
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        if kind is CallRecord:
+            place = None if value.owner is None else _place(value.owner, self._root, self._by_slots)
+            if place is not None:
+                return replace(place, outer=outer)
+            return self.call(value, outer) or value
+        if kind is tuple or kind is list:
+            new = [self._value(item, outer) for item in value]
+            return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
+        if kind is dict:
+            items = {key: self._value(item, outer) for key, item in value.items()}
+            return value if all(items[key] is item for key, item in value.items()) else items
         return value
-    if kind is CallRecord:
-        place = None if value.owner is None else _place(value.owner, root, by_slots)
-        if place is not None:
-            return TreeRef(place.tags, place.name, outer, place.also)
-        new_call = _translated(value, root, by_slots, seen)
-        return value if new_call is None else new_call
-    if kind is tuple or kind is list:
-        new = [_translate(item, root, by_slots, seen, outer) for item in value]
-        return value if all(a is b for a, b in zip(new, value, strict=True)) else kind(new)
-    if kind is dict:
-        items = {key: _translate(item, root, by_slots, seen, outer) for key, item in value.items()}
-        return value if all(items[key] is item for key, item in value.items()) else items
-    return value
 
 
 def recorded(value: Any, root: Any) -> Any:

@@ -55,13 +55,14 @@ class TreeRef:
     Attributes:
         tags: The module's path below the root of the tape, at the time of the call.
         name: None for the module itself, else the name of its parameter or buffer.
-        outer: On the tape of a module that was given to a larger one: the path is one of the larger one's tree.
+        outer: On the tape of a module that was given to a larger one: how many trees further out the path is one of;
+            0 is the tree of the call, 1 that which its root was given to.
         also: The other paths at which it stood at the time of the call; they take no part in equality.
     """
 
     tags: Path
     name: str | None = None
-    outer: bool = False
+    outer: int = 0
     also: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
 

@@ -32,9 +32,10 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
     """
     record = child._record
     if child is parent or (record.children and any(child is above for above in tags.ancestors(parent))):
+        place = ".".join(slot.partition("@")[0] for slot in slots)
         raise ConfigurationError(
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
-            f"{'.'.join(slots)!r} of a module that it contains. Assign a copy: .new()"
+            f"{place!r} of a module that it contains. Assign a copy: .new()"
         )
     if record.links and (
         record.expected is not None or record.left is tags.root(parent) or _stands_back_for(tags.root(child), parent)

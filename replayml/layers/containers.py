@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 from torch import nn
 
@@ -86,6 +86,8 @@ class LayerList(Module, nn.ModuleList, Generic[T]):
           (1): Layer(ReLU)
         )
     """
+
+    _is_network_part: ClassVar[bool] = True
 
     def __init__(self, *layers: T | Iterable[T]) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from replayml.core.signatures import bind, call_arguments, missing, signature_of
 from replayml.module.building import Builder
 from replayml.module.hints import about_variadic
 from replayml.module.module import Module
+from replayml.module.showing import name_of
 
 __all__ = ["External"]
 
@@ -68,6 +69,7 @@ class External(Module):
     _base: ClassVar[type] = object
     is_external: ClassVar[bool] = True
     is_layer: ClassVar[bool] = False
+    _is_network_part: ClassVar[bool] = True
     _defers: ClassVar[bool] = False
 
     def __init__(self, classtype: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -127,6 +129,10 @@ class External(Module):
     def classtype(self) -> Any:
         """The class that makes the real object."""
         return self.__dict__["_classtype"]
+
+    @property
+    def _shown_name(self) -> str:
+        return name_of(self.classtype)
 
     @property
     def kwargs(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@
     binding    `bind`: what a step is called with besides the output of the one before it
     threads    how steps run at the same time
     action     `ActionModule`, a module around a flow
-    showing    the tree of a module and those in it, as text
 
 Nothing is imported here: each is imported when one of its names is first used.
 """

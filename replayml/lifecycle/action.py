@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from replayml.lifecycle.flows import pipeline
-from replayml.lifecycle.showing import make_repr, tree
 from replayml.module.module import Module
+from replayml.module.showing import make_repr, tree
 
 __all__ = ["ActionModule"]
 
@@ -46,11 +46,8 @@ class ActionModule(Module):
         return self.action(*args, **kwargs)
 
     def _tree(self) -> str:
-        """Return the tree of this module: see `replayml.lifecycle.showing`."""
+        """Return the tree of this module: see `replayml.module.showing`."""
         header = "Action sub-category=Flow type=Pipeline"
         flow = self.action
         items = [name for name in flow.steps if not name.isdecimal()]
         return make_repr("Module", header, subs=[tree(step) for step in flow.steps.values()], items=items)
-
-    def __repr__(self) -> str:
-        return self._tree()

@@ -11,7 +11,8 @@
 Invariants:
     * A bound step finds the values of the very flow that it was bound to, in copies of that flow too, from any depth
       below it and from any thread of it. Calls of one flow at the same time do not see each other's values.
-    * A step that is added to a flow is bound to flows in the tree of that flow, or to flows in itself.
+    * A step may be bound to a flow before it, or the flow that it is in, is put into that flow. Where it never is, and
+      in a copy of the step without that flow, it is bound to none, and says so when it is called.
     * A part is an item or a public attribute; nothing is called to get it.
 """
 
@@ -25,12 +26,11 @@ from typing import Any, ClassVar, NoReturn
 
 from torch import nn
 
-from replayml.core import tags
 from replayml.core.errors import ConfigurationError
-from replayml.lifecycle.showing import make_repr, name_of, tree
 from replayml.module.module import Module
+from replayml.module.showing import make_repr, name_of, tree
 
-__all__ = ["Bound", "Reference", "Scope", "bind", "bound_elsewhere", "running"]
+__all__ = ["Bound", "Reference", "Scope", "bind", "running"]
 
 Parts = tuple[tuple[str, Any], ...]
 Source = tuple[Any, ...]
@@ -197,15 +197,12 @@ class Bound(Module):
         return name_of(self.function)
 
     def _tree(self) -> str:
-        """Return the tree of this step: see `replayml.lifecycle.showing`."""
+        """Return the tree of this step: see `replayml.module.showing`."""
         shown = [self._source_shown(source) for source in self._args]
         shown += [f"{name}={self._source_shown(source)}" for name, source in self._kwargs.items()]
         is_module = isinstance(self.function, nn.Module)
         subs = [tree(self.function)] if is_module else []
         return make_repr("Bind", self._shown_name, subs=subs, args=f"({', '.join(shown)})")
-
-    def __repr__(self) -> str:
-        return self._tree()
 
     def _source_shown(self, source: Source) -> str:
         kind = source[0]
@@ -244,21 +241,6 @@ def bind(*given: Any, **kwargs: Any) -> Any:
     if not kwargs:
         return Bound(function, sources)
     return Bound(function, sources, {name: _source(value) for name, value in kwargs.items()})
-
-
-def bound_elsewhere(step: Any, flow: Module) -> bool:
-    """Tell whether a step, or one in it, is bound to a flow that stands neither in it nor in the tree of this one.
-
-    A part that was copied without the flow that it is bound to is bound to none; it says so when it is called.
-    """
-    if not isinstance(step, nn.Module):
-        return False
-    inside = list(step.modules())
-    known = {id(module) for module in inside}
-    scopes = [scope for module in inside if isinstance(module, Bound) for scope in module._scopes]
-    return any(
-        id(scope) not in known and scope._record.links and tags.root(scope) is not tags.root(flow) for scope in scopes
-    )
 
 
 class _Waiting:

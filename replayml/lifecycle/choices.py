@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from replayml.core.errors import ConfigurationError
 from replayml.core.hooks import edit
 from replayml.lifecycle.flows import Flow
 from replayml.lifecycle.packages import joined, spread
-from replayml.lifecycle.showing import name_of
+from replayml.module.showing import name_of
 
 __all__ = ["ifs", "switch"]
 
@@ -114,9 +115,9 @@ class switch(Flow):
             if isinstance(condition, str) and condition == DEFAULT:
                 fallback = name
             elif callable(condition):
-                if self._asked(f"condition {name}", condition, judged):
+                if self._asked(name, condition, judged):
                     return name
-            elif condition == (judged[0] if len(judged) == 1 else tuple(judged)):
+            elif self._asked(name, functools.partial(_equal, condition), judged):
                 return name
         if fallback is None:
             conditions = [getattr(self, f"_when_{name}") for name in self._order]
@@ -131,8 +132,18 @@ class switch(Flow):
         try:
             return function(*judged)
         except Exception as error:
-            self._tell(error, name)
+            self._tell(error, f"condition {name}" if name in self._order else name)
             raise
+
+
+def _equal(value: Any, *judged: Any) -> bool:
+    """Tell whether a value is what is judged."""
+    found = value == (judged[0] if len(judged) == 1 else judged)
+    try:
+        return bool(found)
+    except (RuntimeError, ValueError) as error:
+        error.add_note("a case that is a value is compared with ==; for arrays give a function: lambda x: ...")
+        raise
 
 
 class _Cases:

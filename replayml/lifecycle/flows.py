@@ -36,10 +36,10 @@ from replayml.core import tags
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import edit
 from replayml.core.journal import note, refill
-from replayml.lifecycle.binding import Reference, Scope, bound_elsewhere, running
+from replayml.lifecycle.binding import Reference, Scope, running
 from replayml.lifecycle.packages import call, joined, package
-from replayml.lifecycle.showing import make_repr, name_of, tree
 from replayml.module.module import Module
+from replayml.module.showing import make_repr, name_of, tree
 
 __all__ = ["Flow", "loop", "pipeline"]
 
@@ -116,11 +116,6 @@ class Flow(Module):
         return str(1 + max((int(name) for name in self._order if name.isdecimal()), default=-1))
 
     def _assign(self, name: str, value: Any) -> None:
-        if not self._record.constructing and bound_elsewhere(value, self):
-            raise ConfigurationError(
-                f"{self._place(name)} would be bound to a flow in which {self._place()} does not stand yet. Put this "
-                "flow into that one first: with parallel() as outer.inner: ..."
-            )
         if name.startswith("_") or name in _PLAIN:
             super()._assign(name, value)
             return
@@ -258,13 +253,10 @@ class Flow(Module):
     # Showing --------------------------------------------------------------------------------------------------
 
     def _tree(self) -> str:
-        """Return the tree of this flow: see `replayml.lifecycle.showing`."""
+        """Return the tree of this flow: see `replayml.module.showing`."""
         items = [name for name in self._order if not name.isdecimal()]
         steps = [tree(step) for step in self.steps.values()]
         return make_repr("Flow", type(self).__name__.capitalize(), subs=steps, items=items)
-
-    def __repr__(self) -> str:
-        return self._tree()
 
 
 class pipeline(Flow):

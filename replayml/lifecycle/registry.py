@@ -12,27 +12,25 @@ A package offers modules without being imported first by entry points: in the gr
 first used.
 
 Invariants:
-    * A name is found exactly or not at all; one that is not found raises with the nearest names.
-    * Two different things never have one name: the second one is refused, with the places of both.
+    * What `replayml.core.registry` says of names holds for the groups, and for the things in each.
     * No group has the name of something that replayml itself offers.
     * Listing the entry points imports nothing, and no recipe can have a plug-in imported.
 """
 
 from __future__ import annotations
 
-import inspect
 import keyword
 import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from replayml.core.errors import ConfigurationError, suggestion
-from replayml.core.tape import Where, caller
+from replayml.core.errors import ConfigurationError
+from replayml.core.registry import Entry, Table, Words, no_such, place_of
 from replayml.layers.layer import Layer
 from replayml.module.module import Module
 
@@ -41,19 +39,7 @@ __all__ = ["Entry", "Group", "Registered", "Registry", "module_register"]
 T = TypeVar("T")
 
 
-class Entry(NamedTuple, Generic[T]):
-    """Something that is registered.
-
-    Attributes:
-        thing: What is registered.
-        place: Where it was registered: ``file:line``, or the distribution whose entry point it is.
-    """
-
-    thing: T
-    place: str
-
-
-class Group(Generic[T]):
+class Group(Table[T]):
     """The things that are registered under one heading: ``group.name``, ``group.get("name")``, ``"name" in group``.
 
     Args:
@@ -68,11 +54,18 @@ class Group(Generic[T]):
         given: Callable[[str, str, T], Any] | None = None,
         plugins: Callable[[], Mapping[str, list[metadata.EntryPoint]]] | None = None,
     ) -> None:
+        super().__init__(
+            Words(
+                absent=f"{name} has no {{}}",
+                listed="It has",
+                called=f"{name}.{{}}",
+                remedy="Give one of them another name: module_register(group, name=...)",
+            )
+        )
         self._name = name
         self._given = given
         self._plugins = plugins
-        self._entries: dict[str, Entry[T]] = {}
-        self._lock = threading.RLock()
+        self._loaded: set[str] = set()
 
     def add(self, name: str, thing: T, place: str) -> None:
         """Register a thing.
@@ -90,20 +83,7 @@ class Group(Generic[T]):
                 f"{name!r} cannot be registered in {self._name!r}: {self._name}.{name} would be no way to reach it. "
                 "Choose another name: module_register(group, name=...)"
             )
-        with self._lock:
-            known = self._entries.get(name)
-            if known is not None and known.thing is not thing:
-                raise ConfigurationError(
-                    f"{self._name}.{name} is registered twice: at {known.place} and at {place}. Give one of them "
-                    "another name: module_register(group, name=...)"
-                )
-            if known is None:
-                self._entries[name] = Entry(thing, place)
-
-    def remove(self, name: str) -> None:
-        """Take something out; nothing happens when it is not there."""
-        with self._lock:
-            self._entries.pop(name, None)
+        super().add(name, thing, place)
 
     def entry(self, name: str, load: bool = True) -> Entry[T]:
         """Return what is registered under a name.
@@ -119,9 +99,7 @@ class Group(Generic[T]):
             if load:
                 self._load(name)
             if name not in self._entries:
-                known = sorted({*self._entries, *(self._offered() if load else ())})
-                shown = ", ".join(known) or "nothing yet"
-                raise ConfigurationError(f"{self._name} has no {name!r}.{suggestion(name, known)} It has: {shown}")
+                raise no_such(self.words, name, {*self._entries, *(self._offered() if load else ())})
             return self._entries[name]
 
     def get(self, name: str) -> Any:
@@ -139,7 +117,7 @@ class Group(Generic[T]):
 
     def _load(self, name: str) -> None:
         """Import what entry points offer under a name, in addition to what is registered."""
-        for point in [] if name in self._loaded() else self._offered().get(name, []):
+        for point in [] if name in self._loaded else self._offered().get(name, []):
             place = f"the entry point of {point.dist.name if point.dist is not None else 'an unknown distribution'}"
             try:
                 thing = point.load()
@@ -147,11 +125,7 @@ class Group(Generic[T]):
                 error.add_note(f"while loading {self._name}.{name}, {point.value} by {place}")
                 raise
             self.add(name, thing, place)
-        self._loaded().add(name)
-
-    def _loaded(self) -> set[str]:
-        found: set[str] = self.__dict__.setdefault("_loaded_names", set())
-        return found
+        self._loaded.add(name)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -207,7 +181,15 @@ class Registry(Generic[T]):
         self._taken = taken
         self._check = check
         self._given = given
-        self._groups: dict[str, Entry[Group[T]]] = {}
+        self._groups: Table[Group[T]] = Table(
+            Words(
+                absent="there is no group {}",
+                listed="Groups",
+                called="the group {}",
+                remedy="To make it anew: remove_group(name)",
+                more="Make it: new_group({})",
+            )
+        )
         self._points: dict[str, dict[str, list[metadata.EntryPoint]]] | None = None
         self._lock = threading.RLock()
 
@@ -222,20 +204,13 @@ class Registry(Generic[T]):
         Raises:
             ConfigurationError: When there is such a group, or the name is no name or taken by something else.
         """
-        place = str(caller() or "an unknown place")
         with self._lock:
-            known = self._groups.get(name)
-            if known is not None:
-                raise ConfigurationError(
-                    f"there is a group {name!r} already: it was made at {known.place}, and again at {place}. To make "
-                    f"it anew: remove_group({name!r})"
-                )
-            self._make(name, place)
+            self._make(name, place_of(None))
 
     def remove_group(self, name: str) -> None:
         """Forget a group with all that is in it; for tests, which leave nothing behind."""
         with self._lock:
-            self._groups.pop(name, None)
+            self._groups.remove(name)
 
     def group(self, name: str, load: bool = True) -> Group[T]:
         """Return a group.
@@ -248,15 +223,11 @@ class Registry(Generic[T]):
             ConfigurationError: When there is no such group.
         """
         with self._lock:
-            if name not in self._groups and load and name in self._plugins():
+            if load and name not in self._groups and name in self._plugins():
                 self._make(name, f"an entry point in {self._entry_points!r}")
             if name not in self._groups:
-                known = self.groups() if load else sorted(self._groups)
-                raise ConfigurationError(
-                    f"there is no group {name!r}.{suggestion(name, known)} Groups: {', '.join(known) or 'none yet'}. "
-                    f"Make it: new_group({name!r})"
-                )
-            return self._groups[name].thing
+                raise no_such(self._groups.words, name, self.groups() if load else self._groups)
+            return self._groups.entry(name).thing
 
     def groups(self) -> list[str]:
         """Return the names of all groups, those of plug-ins included."""
@@ -270,7 +241,7 @@ class Registry(Generic[T]):
             )
         if hasattr(type(self), name) or (self._taken is not None and name in self._taken()):
             raise ConfigurationError(f"a group {name!r} would hide another thing of that name. Choose another name")
-        self._groups[name] = Entry(Group(name, self._given, lambda: self._plugins().get(name, {})), place)
+        self._groups.add(name, Group(name, self._given, lambda: self._plugins().get(name, {})), place)
 
     def _plugins(self) -> dict[str, dict[str, list[metadata.EntryPoint]]]:
         """Return the entry points by group and name; nothing is imported."""
@@ -297,7 +268,6 @@ class Registry(Generic[T]):
             name: The name; that of the function or the class by default.
         """
         found = self.group(group)
-        place = caller()
 
         def register(thing: Any) -> Any:
             own = name if name is not None else getattr(thing, "__name__", None)
@@ -305,7 +275,7 @@ class Registry(Generic[T]):
                 raise ConfigurationError(f"{thing!r} has no name of its own. Give one: name=...")
             if self._check is not None:
                 self._check(own, thing)
-            found.add(own, thing, _place_of(thing, place))
+            found.add(own, thing, place_of(thing))
             return thing
 
         return register
@@ -323,14 +293,6 @@ class Registry(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Registry({', '.join(self.groups())})"
-
-
-def _place_of(thing: Any, registered: Where | None) -> str:
-    """Return where something is defined, or else where it was registered."""
-    code = getattr(inspect.unwrap(thing) if callable(thing) else thing, "__code__", None)
-    if code is not None:
-        return f"{code.co_filename}:{code.co_firstlineno}"
-    return str(registered or "an unknown place")
 
 
 # Modules --------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from replayml.core.tags import walk
 from replayml.core.tape import CallRecord, Path, PlainRecord, TapeEntry, TreeRef, Where
 from replayml.module.expressions import Expressions, NoSourceError, Special
 from replayml.recipe.faults import Flaw
+from replayml.recipe.recipe import without_large_data
 from replayml.recipe.values.plain import call_of, is_layer
 
 __all__ = ["to_code"]
@@ -41,6 +42,8 @@ WIDTH = 100
 
 def to_code(model: Any, *, lines: bool = False) -> str:
     """Return the Python code that makes a model: the imports, the constructor call, then the tape as calls.
+
+    Data sets that were given to `evalset` and `trainset` are in it only where they are names and a few plain values.
 
     Args:
         model: A replayml module; for a built one, the code makes it as it was before the build.
@@ -67,15 +70,21 @@ def to_code(model: Any, *, lines: bool = False) -> str:
         model.note = 'small'
         <BLANKLINE>
     """
-    record = describe(model)
+    record = without_large_data(describe(model))
     return _Writer(record, lines).source()
 
 
 class _Tree(NamedTuple):
-    """A model while its code is written: the variable that holds it, and the model itself."""
+    """A model while its code is written: the variable that holds it, the model itself, and what it is made for."""
 
     variable: str
     top: Any
+    outer: _Tree | None
+
+    @property
+    def tops(self) -> tuple[Any, ...]:
+        """The models, from the outermost one on."""
+        return (*(() if self.outer is None else self.outer.tops), self.top)
 
 
 class _Writer:
@@ -111,25 +120,26 @@ class _Writer:
         name = self._name if is_root else self._expressions.imports.bind(_variable_for(record))
         self._variables[id(record)] = name
         self._write(f"{name} = {head}(", parts, ")", record.where)
-        live = self._replayer.realize(record, None if outer is None else outer.top, upto=0)
-        tree = _Tree(name, live)
+        trees = () if outer is None else outer.tops
+        live = self._replayer.realize(record, trees, upto=0)
+        tree = _Tree(name, live, outer)
         for number, entry in enumerate(record.tape):
-            self._write_entry(tree, entry, outer or tree)
-            self._replayer.replay(live, number, entry, None if outer is None else outer.top)
+            self._write_entry(tree, entry)
+            self._replayer.replay(live, number, entry, trees)
         return name
 
-    def _write_entry(self, tree: _Tree, entry: TapeEntry, outer: _Tree) -> None:
+    def _write_entry(self, tree: _Tree, entry: TapeEntry) -> None:
         target = walk(tree.top, entry.tags)
         path = _path(tree, entry.tags)
         place = f"{entry} (made at {entry.where})" if entry.where else str(entry)
-        args = [self._value(value, place, tree, outer) for value in entry.args]
+        args = [self._value(value, place, tree) for value in entry.args]
         ending = _assignable(target, entry)
         if ending is not None and entry.method == "set":
             self._write(f"{path}{ending} = {args[1]}", [], "", entry.where)
         elif ending is not None and entry.method == "unset":
             self._write(f"del {path}{ending}", [], "", entry.where)
         else:
-            parts = [*args, *self._keywords(entry.kwargs, place, tree, outer)]
+            parts = [*args, *self._keywords(entry.kwargs, place, tree)]
             self._write(f"{path}.{entry.method}(", parts, ")", entry.where)
 
     def _write(self, head: str, parts: list[str], tail: str, where: Where | None) -> None:
@@ -144,29 +154,26 @@ class _Writer:
     def _call(self, record: CallRecord, outer: _Tree | None) -> tuple[str, list[str]]:
         place = f"{record} (made at {record.where})" if record.where else str(record)
         head = self._source_of(record.cls, place)
-        args = [self._value(value, place, outer, outer) for value in record.args]
-        return head, [*args, *self._keywords(record.kwargs, place, outer, outer)]
+        args = [self._value(value, place, outer) for value in record.args]
+        return head, [*args, *self._keywords(record.kwargs, place, outer)]
 
-    def _keywords(
-        self, kwargs: Mapping[str, Any], place: str, tree: _Tree | None, outer: _Tree | None
-    ) -> Iterator[str]:
+    def _keywords(self, kwargs: Mapping[str, Any], place: str, tree: _Tree | None) -> Iterator[str]:
         for name, value in kwargs.items():
-            text = self._value(value, place, tree, outer)
+            text = self._value(value, place, tree)
             yield f"{name}={text}" if _is_name(name) else f"**{{{name!r}: {text}}}"
 
-    def _value(self, value: Any, place: str, tree: _Tree | None, outer: _Tree | None) -> str:
+    def _value(self, value: Any, place: str, tree: _Tree | None) -> str:
         """Return the expression for an argument.
 
         Args:
             value: The argument.
             place: The call that it is an argument of, for a message.
             tree: The tree that the call is made on.
-            outer: The tree that this tree is made for.
         """
 
         def special(item: Any) -> str | None:
             if isinstance(item, TreeRef):
-                return _reference(item, outer if item.outer else tree)
+                return _reference(item, tree)
             if isinstance(item, PlainRecord):
                 item = item.module
             if isinstance(item, (CallRecord, nn.Module)):
@@ -267,6 +274,8 @@ def _path(tree: _Tree, tags: Path) -> str:
 
 
 def _reference(reference: TreeRef, tree: _Tree | None) -> str:
+    for _ in range(reference.outer):
+        tree = None if tree is None else tree.outer
     assert tree is not None
     path = _path(tree, reference.tags)
     return path if reference.name is None else f"{path}.{reference.name}"

@@ -18,7 +18,7 @@ from replayml.core.config import Setting, next_serial
 from replayml.core.deferral import catch_up, defer
 from replayml.core.errors import AlreadyBuiltError, ConfigurationError, suggestion
 from replayml.core.hooks import stateful
-from replayml.core.leaving import forget_users, going
+from replayml.core.leaving import forget_own, forget_users, going
 from replayml.core.meta import CONSTRUCT, scope
 from replayml.core.settings import add_setting, settings_of
 from replayml.core.signatures import bind, signature_of
@@ -165,6 +165,7 @@ class Configuring(Children):
         gone = []
         for slots, child in list(self._record.children.items()):
             if id(child) not in new and any(child is module for module in old):
+                forget_own(self, slots)
                 gone.append(going(child, self, slots))
                 forget_users(self, slots)
         return gone

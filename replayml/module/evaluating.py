@@ -58,6 +58,9 @@ class Evaluating:
     ) -> None:
         """Set what this module is evaluated with; recorded before the build.
 
+        Copies have it. Files, recipes and `to_code` have it only where it is made of names, of functions and classes,
+        and a few plain values: other data is no part of a model file.
+
         Args:
             data: Items, of which each is the one argument of a call: a list, a range, any iterable. A tensor or NumPy
                 array ``(rows, ...)`` runs through a built module in batches. An `Application` takes data with targets

@@ -26,6 +26,7 @@ from replayml.module.gathering import shared
 from replayml.module.sameness import modules, other_modules
 from replayml.module.sizes import BUILD_DTYPE, built_again, default_dtype, sizes_of
 from replayml.module.unsaved import Places
+from replayml.recipe.data_sets import without_data_sets
 from replayml.recipe.files import weights
 from replayml.recipe.files.dense import is_dense
 from replayml.recipe.files.state import DEFAULT_DTYPES, State
@@ -77,7 +78,7 @@ class Again:
         """Return the model, made and built with its weights, or without where torch is told so."""
         model = self._model
         with default_dtype(model.__dict__.get(BUILD_DTYPE, torch.get_default_dtype())):
-            result: nn.Module = built_again(realize(describe(model)), sizes_of(model))
+            result: nn.Module = built_again(realize(without_data_sets(describe(model))), sizes_of(model))
             return result
 
     def whole(self) -> nn.Module:
@@ -169,7 +170,7 @@ def require_recipe_of(model: Any) -> None:
     Raises:
         CheckpointError: When it is not.
     """
-    record = describe(model)
+    record = without_data_sets(describe(model))
 
     def make() -> nn.Module:
         made: nn.Module = realize(record)

@@ -39,6 +39,7 @@ from replayml.module.configuring import Configuring
 from replayml.module.evaluating import Evaluating
 from replayml.module.matching import MatchReport
 from replayml.module.selection import Selection, select
+from replayml.module.showing import Showing
 from replayml.module.surgery import Replacement
 from replayml.module.tasks import Tasks
 from replayml.recipe import Codec
@@ -54,7 +55,7 @@ _TORCH_VALUES = {name: value for name, value in vars(nn.Module()).items() if not
 _TORCH_TABLES = [(name, type(value)) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))]
 
 
-class Module(Tasks, Evaluating, wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
+class Module(Showing, Tasks, Evaluating, wiring.Wiring, Configuring, metaclass=ExtendedConstructorMeta):
     """The base class of everything that replayml records.
 
     Write it like a ``torch.nn.Module``; use `replayml.Layer` where a torch layer should stay open to change.

@@ -9,6 +9,8 @@ Invariants:
     * Depth first, children before parents, each task once, however often its module stands in the tree; stopping goes
       the other way round.
     * All training is over before anything is deployed, and all is deployed before anything is evaluated.
+    * With a gateway, through which modules find one another, all are deployed at once: see
+      `replayml.module.deploying`. The hooks around it run in order in any case.
     * A task that raises keeps its exception, which tells the module's path. What the call had started is stopped, last
       first; what ran before runs on.
     * One call at a time on a module: a second one, from another thread, raises and changes nothing.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from torch import nn
@@ -27,6 +30,7 @@ from replayml.core.errors import ArgumentError
 from replayml.core.hooks import run_hooks
 from replayml.core.meta import CALL, Frame, entered
 from replayml.core.record import HookCall, Record
+from replayml.module.deploying import Job, all_at_once, has_gateway
 from replayml.module.evaluating import evaluate_now, is_to_be_evaluated
 from replayml.module.runtime import Place, claimed, places_of, runtime_of
 from replayml.module.yielding import yielding, yielding_property
@@ -57,6 +61,7 @@ class Tasks:
 
     _passes_through: ClassVar[bool] = False  # a flow: the modules in it count as those of the module above
     _runs_fit_hooks: ClassVar[bool] = False  # its training runs what waits for it, once there are weights
+    _finds_by_name: ClassVar[bool] = False  # deployed with those below it, where there is a gateway to find them by
     if TYPE_CHECKING:
         _record: Any
 
@@ -69,6 +74,9 @@ class Tasks:
     def _get_deploy_tasks(self) -> Task | None:
         """Return what `start` and `update` run to deploy this module: a callable without arguments, or None."""
         return None
+
+    def _announce_deployment(self) -> None:
+        """Tell others that this module is about to be deployed, before any is; `_stop_deployed` takes it back."""
 
     @property
     def _is_deployed(self) -> bool:
@@ -138,8 +146,7 @@ class Tasks:
                 runtime_of(place.module).forget()
             for place, task in _tasks(places_of(self, recursive), TRAINING):
                 _train(place, task)
-            for place, task in _tasks(places_of(self, recursive), DEPLOYMENT):
-                _deploy(place, task, done)
+            _deploy_all(_tasks(places_of(self, recursive), DEPLOYMENT), done)
             places = places_of(self, recursive)
             tasks = {id(place.module): task for place, task in _tasks(places, EVALUATION)}
             for place in places:
@@ -152,6 +159,9 @@ class Tasks:
     def start(self, recursive: bool = True) -> Self:
         """Deploy this module and all below it, children before parents.
 
+        Services are deployed at once where the environment variable ``REPLAYML_REDIS_URL`` names a Redis, through which
+        they find one another.
+
         Args:
             recursive: False for this module alone.
 
@@ -160,8 +170,7 @@ class Tasks:
         """
         with claimed(places_of(self, recursive), f"start() of {type(self).__name__}"), _undone_on_failure() as done:
             places = [place for place in places_of(self, recursive) if not place.module._is_deployed]
-            for place, task in _tasks(places, DEPLOYMENT):
-                _deploy(place, task, done)
+            _deploy_all(_tasks(places, DEPLOYMENT), done)
         return self
 
     @yielding
@@ -191,8 +200,7 @@ class Tasks:
         with claimed(places_of(self, recursive), f"restart() of {type(self).__name__}"), _undone_on_failure() as done:
             places = places_of(self, recursive)
             _stop(places)
-            for place, task in _tasks(places, DEPLOYMENT):
-                _deploy(place, task, done)
+            _deploy_all(_tasks(places, DEPLOYMENT), done)
         return self
 
     @yielding
@@ -278,33 +286,54 @@ def _train(place: Place, task: Task) -> None:
             raise
 
 
-class _Deployed(NamedTuple):
-    """A module whose deployment was begun by this call, and the calls that waited for it before."""
+class _Begun(NamedTuple):
+    """A module whose deployment was begun by this call.
+
+    Attributes:
+        place: The module.
+        waiting: The calls that waited for it before.
+        did_run: Whether it was deployed before.
+    """
 
     place: Place
     waiting: list[tuple[Record, str, list[HookCall]]]
+    did_run: bool
 
 
-def _deploy(place: Place, task: Task, done: list[_Deployed]) -> None:
-    module = place.module
-    waiting = _waiting(module, DEPLOYMENT)
+def _deploy_all(tasks: Sequence[tuple[Place, Task]], done: list[_Begun]) -> None:
+    """Deploy modules, in order or at once."""
+    if len(tasks) < 2 or not has_gateway():
+        for place, task in tasks:
+            _prepare(place, done)
+            _run(place, task)
+            _complete(place, done)
+        return
+    for place, _ in tasks:
+        _prepare(place, done)
+    all_at_once(
+        [Job(partial(_run, place, task), place.module, not place.module._finds_by_name) for place, task in tasks]
+    )
+    for place, _ in tasks:
+        _complete(place, done)
+
+
+def _prepare(place: Place, done: list[_Begun]) -> None:
+    done.append(_Begun(place, _waiting(place.module, DEPLOYMENT), _runs(place.module)))
     with _placed(place, DEPLOYMENT.doing):
-        if _runs(module):
-            try:
-                _run_deployment(module, task)
-            except BaseException:
-                _wait_again(waiting)
-                raise
-        else:
-            done.append(_Deployed(place, waiting))
-            _run_deployment(module, task)
+        _run_waiting(place.module, "before_deploy")
+        place.module._announce_deployment()
 
 
-def _run_deployment(module: Any, task: Task) -> None:
-    _run_waiting(module, "before_deploy")
-    task()
-    runtime_of(module).was_deployed = True
-    _run_waiting(module, "after_deploy")
+def _run(place: Place, task: Task) -> None:
+    with _placed(place, DEPLOYMENT.doing):
+        task()
+        runtime_of(place.module).was_deployed = True
+
+
+def _complete(place: Place, done: list[_Begun]) -> None:
+    with _placed(place, DEPLOYMENT.doing):
+        _run_waiting(place.module, "after_deploy")
+    done[:] = [begun for begun in done if begun.place is not place or not begun.did_run]
 
 
 def _stop(places: Sequence[Place]) -> None:
@@ -335,15 +364,15 @@ def _placed(place: Place, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _undone_on_failure() -> Iterator[list[_Deployed]]:
+def _undone_on_failure() -> Iterator[list[_Begun]]:
     """Stop what was deployed while the block ran, last first, when the block raises."""
-    done: list[_Deployed] = []
+    done: list[_Begun] = []
     try:
         yield done
     except BaseException as error:
-        for place, waiting in reversed(done):
+        for place, waiting, did_run in reversed(done):
             try:
-                _stop([place])
+                _stop([] if did_run else [place])
             except Exception as failure:  # noqa: BLE001 - told with the exception that is raised
                 error.add_note(f"{place}, which this call had started, could not be stopped: {failure!r}")
             _wait_again(waiting)

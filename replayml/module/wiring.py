@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import nn
 
-from replayml.core.errors import ConfigurationError, NotBuiltError, suggestion
+from replayml.core.errors import NotBuiltError
 from replayml.core.hooks import after_build, after_init, edit
 from replayml.core.record import HookCall
+from replayml.core.registry import Table, Words, no_such, place_of
 from replayml.module import building
 from replayml.module.mapping import MappedForward
 
@@ -46,7 +47,7 @@ class LogHook:
 class Wiring:
     """The part of `replayml.Module` that this file is about."""
 
-    _styles: ClassVar[dict[str, Callable[..., Any]]] = {}
+    _styles: ClassVar[Table[Callable[..., Any]]]
     if TYPE_CHECKING:
         _record: Any
 
@@ -232,6 +233,11 @@ class Wiring:
     def register_style(cls, function: Callable[..., Any]) -> Callable[..., Any]:
         """Register a function as a named style of this class: ``function(module, *args, **kwargs)``.
 
+        A style of a subclass may have the name of one of its bases, whose place it takes there.
+
+        Raises:
+            ConfigurationError: When this class has another style of that name.
+
         Example:
             >>> import replayml
             >>> class Net(replayml.Module):
@@ -243,7 +249,9 @@ class Wiring:
             >>> Net(width=3).style("wide").width
             6
         """
-        cls._styles = {**cls.__dict__.get("_styles", {}), function.__name__: function}
+        if "_styles" not in cls.__dict__:
+            cls._styles = Table(_style_words(cls))
+        cls._styles.add(function.__name__, function, place_of(function))
         return function
 
     @classmethod
@@ -251,7 +259,8 @@ class Wiring:
         """Return the styles of this class and its bases, by name."""
         found: dict[str, Callable[..., Any]] = {}
         for base in reversed(cls.__mro__):
-            found |= base.__dict__.get("_styles", {})
+            if "_styles" in base.__dict__:
+                found |= base.__dict__["_styles"].things()
         return found
 
     def style(self, style: str, *args: Any, **kwargs: Any) -> Self:
@@ -264,10 +273,7 @@ class Wiring:
         """
         styles = self.available_styles()
         if style not in styles:
-            raise ConfigurationError(
-                f"{type(self).__name__} has no style {style!r}.{suggestion(style, styles)} "
-                f"Registered: {', '.join(sorted(styles)) or 'none'}"
-            )
+            raise no_such(_style_words(type(self)), style, styles)
         styles[style](self, *args, **kwargs)
         return self
 
@@ -337,6 +343,15 @@ class Wiring:
     def _tensors(self) -> Iterable[torch.Tensor]:
         yield from self.parameters()  # type: ignore[attr-defined]
         yield from self.buffers()  # type: ignore[attr-defined]
+
+
+def _style_words(cls: type) -> Words:
+    return Words(
+        absent=f"{cls.__name__} has no style {{}}",
+        listed="Registered",
+        called=f"the style {{}} of {cls.__name__}",
+        remedy="Give one of the functions another name",
+    )
 
 
 def _logs_of(module: Any) -> dict[str, Any]:

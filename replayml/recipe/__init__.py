@@ -11,6 +11,7 @@ makes a JSON value of a record, and ``format`` its one canonical text.
 ``faults``      what is wrong, and where
 ``codecs``      the user's own types
 ``migrate``     names and arguments that have changed since
+``data_sets``   what was given to train and to evaluate with, which is left out
 ``provenance``  lines of the user's code
 ``randomness``  the global random generators
 ``text``        from text to a record, and back

@@ -12,7 +12,8 @@ one tag, a key that starts with ``$``:
                  ``__recipe_version__`` of the class, from 1), ``where``
     $entry       one call on a tape: the method's name, with ``tags``, ``args``, ``kwargs`` and ``where``
     $tree        something that is in the tree already: ``[[tag, ...], name or null]``; with ``true`` as
-                 a third item, in the tree of the model that the module is given to
+                 a third item, in the tree of the model that the module is given to; with 2 in that which this one
+                 is given to, and so on
     $ref, $id    an object that stood earlier in the document, and the number by which it is found
     $class       a class by name            $function    a function by name
     $enum        a member: ``member`` (a name, or for combined flags a list of names)

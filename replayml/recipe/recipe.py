@@ -22,6 +22,7 @@ from replayml.core.hooks import is_recorded
 from replayml.core.meta import registered_classes
 from replayml.core.tape import CallRecord
 from replayml.recipe.codecs import Codec
+from replayml.recipe.data_sets import is_plain, without_data_sets
 from replayml.recipe.format import FORMAT, VERSION, Limits, canonical
 from replayml.recipe.migrate import Renames
 from replayml.recipe.provenance import without_provenance
@@ -33,7 +34,7 @@ from replayml.recipe.text.writer import Writer
 from replayml.recipe.views.diff import RecipeDiff, compare, compare_weights
 from replayml.recipe.views.effective import Comparison
 
-__all__ = ["Recipe", "known_names"]
+__all__ = ["Recipe", "known_names", "without_large_data"]
 
 _DEFAULT_LIMITS = Limits()
 
@@ -72,6 +73,8 @@ class Recipe:
     ) -> Recipe:
         """Return the recipe of a model.
 
+        What `evalset` and `trainset` were given is in it only where that is names and a few plain values.
+
         Args:
             record: The model before it is an object.
             codecs: The data forms of the user's own types.
@@ -86,6 +89,7 @@ class Recipe:
         Raises:
             RecipeError: When something in the model has no data form; it names the path.
         """
+        record = without_large_data(record)
         model = Writer(known_names(()), codecs, built, limits, allow_pickle).write(record)
         document = {"format": FORMAT, "version": VERSION, "packages": _packages(), "model": model}
         return cls.from_json(canonical(document), limits=limits)
@@ -290,3 +294,8 @@ def _own_version() -> str:
         return metadata.version("replayml")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def without_large_data(record: CallRecord) -> CallRecord:
+    """Return a record as it is written: without the data sets that are more than names and a few plain values."""
+    return without_data_sets(record, partial(is_plain, has_name=known_names(()).has))

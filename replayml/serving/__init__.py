@@ -2,8 +2,9 @@
 
     ServerModule ─► Supervisor (a thread of the program) ─► worker processes: replay the model, answer requests
          └────────► Client ──── HTTP ────────────────────────────┘
+    UrlModule ────► Client ──── HTTP ─────────────► a service of any program, by its address or name: see `gateway`
 
-Needs the extra ``serve``.
+Needs the extra ``serve``; names need ``redis`` as well.
 """
 
 from importlib.util import find_spec

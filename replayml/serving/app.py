@@ -12,42 +12,45 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import logging
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from replayml.serving.batching import Batcher
 from replayml.serving.connection import Connection
-from replayml.serving.errors import OWNER, Refusal, error_body, told
+from replayml.serving.errors import OWNER, ClientGoneError, Refusal, error_body, told
+from replayml.serving.events import EVENTS, item_event
 from replayml.serving.hosts import Hosts
 from replayml.serving.limits import ServeLimits
 from replayml.serving.metrics import Metrics
 from replayml.serving.openapi import openapi
+from replayml.serving.page import read_page
+from replayml.serving.streaming import Items, Pump, send_stream
 from replayml.serving.target import Target
 from replayml.serving.wire import MEDIA_TYPE, decode, encode, plain
 
 __all__ = ["Service"]
 
 JSON = "application/json"
+STREAM_HEADERS = ((b"content-type", EVENTS.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 
 _log = logging.getLogger("replayml.serving")
 _access = logging.getLogger("replayml.serving.access")
 
+_LAST = 1.0
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _RETRY_AFTER = {"busy": b"1", "not-ready": b"1", "draining": b"1"}
-
-
-class ClientGoneError(Exception):
-    """The client left before it got an answer."""
 
 
 class Request(NamedTuple):
@@ -70,6 +73,26 @@ class Request(NamedTuple):
         """The connection that it came through."""
         found: Connection = self.scope["connection"]
         return found
+
+    def sole(self, name: bytes) -> bytes | None:
+        """Return the header of some name; None where there is none, or more than one."""
+        value = self.headers.get(name)
+        if value is not None and len(self.headers) != len(self.scope["headers"]):  # some header came twice
+            names = [found for found, _ in self.scope["headers"]]
+            return value if names.count(name) == 1 else None
+        return value
+
+
+class Streamed(NamedTuple):
+    """An answer that comes item by item.
+
+    Attributes:
+        items: The items.
+        is_typed: Whether their tensors are sent as they are in memory.
+    """
+
+    items: Items
+    is_typed: bool
 
 
 class Service:
@@ -103,9 +126,15 @@ class Service:
         self._secret = None if token is None else f"Bearer {token}".encode()
         self._owner = None if owner is None else owner.encode()
         self._metrics = metrics
-        self._schema = orjson.dumps(openapi(target, has_token=token is not None))
+        self._version = b"%d" % target.version
+        self._schema = orjson.dumps(openapi(target, has_token=token is not None, version=target.version))
+        self._ids = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count(1))
+        self._page = read_page()
         self.is_draining = False
-        self._routes: Mapping[str, tuple[tuple[str, ...], bool, Callable[[Request], Awaitable[Response]]]] = {
+        self._routes: Mapping[
+            str, tuple[tuple[str, ...], bool, Callable[[Request], Awaitable[Response | Streamed]]]
+        ] = {
+            "/": (("GET", "HEAD"), False, self._show_page),
             "/predict": (("POST",), True, self._predict),
             "/healthz": (("GET", "HEAD"), False, self._healthz),
             "/readyz": (("GET", "HEAD"), False, self._readyz),
@@ -113,12 +142,17 @@ class Service:
             "/metrics": (("GET", "HEAD"), True, self._show_metrics),
         }
 
+    def close(self) -> None:
+        """End the model's thread, and wait a little for what streams that were cut off have left to do."""
+        self._batcher.close()
+        self._batcher.join(_LAST)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             return
         started = time.perf_counter()
-        request = Request(secrets.token_hex(8), scope, dict(scope["headers"]), receive)
+        request = Request(next(self._ids), scope, dict(scope["headers"]), receive)
         status, code = 499, None
         try:
             try:
@@ -132,15 +166,20 @@ class Service:
                 _log.exception("request %s: a fault of the service", request.id)
                 code = "internal"
                 response = _refused(Refusal(code), request)
-            status = response.status_code
-            await self._send(response, request, send)
+            status = 200 if isinstance(response, Streamed) else response.status_code
+            if isinstance(response, Streamed):
+                code = await self._send_stream(response, request, send)
+            else:
+                await self._send(response, request, send)
         except ClientGoneError:
-            pass
+            status = 499
         finally:
             seconds = time.perf_counter() - started
             route = scope["path"] if scope["path"] in self._routes else "other"
-            self._metrics.count(route, status, seconds)
-            if _access.isEnabledFor(logging.INFO):
+            is_own = request.connection.is_own
+            if not is_own:
+                self._metrics.count(route, status, seconds)
+            if not is_own and _access.isEnabledFor(logging.INFO):
                 client = scope.get("client")
                 line = {
                     "id": request.id,
@@ -153,35 +192,61 @@ class Service:
                 }
                 _access.info("%s", orjson.dumps(line).decode())
 
-    async def _send(self, response: Response, request: Request, send: Send) -> None:
-        response.raw_headers.append((b"x-request-id", request.id.encode()))
+    def _complete(self, headers: list[tuple[bytes, bytes]], request: Request) -> None:
+        """Add the headers that every answer has."""
+        headers.append((b"x-request-id", request.id.encode()))
+        headers.append((b"x-model-version", self._version))
         if self.is_draining:
-            response.raw_headers.append((b"connection", b"close"))
-        request.connection.begin_answer(len(response.body))
-        start: Message = {
-            "type": "http.response.start",
-            "status": response.status_code,
-            "headers": response.raw_headers,
-        }
-        await send(start)
-        await send({"type": "http.response.body", "body": response.body})
+            headers.append((b"connection", b"close"))
 
-    async def _answer(self, request: Request) -> Response:
+    async def _send(self, response: Response, request: Request, send: Send) -> None:
+        self._complete(response.raw_headers, request)
+        await request.connection.answer(request.scope, send, response)
+
+    async def _send_stream(self, stream: Streamed, request: Request, send: Send) -> str | None:
+        """Answer with a stream; return the code of the error that ended it, if one did."""
+        codes: list[str] = []
+
+        def failed(error: Exception) -> bytes:
+            refusal = self._refusal(error, request)
+            codes.append(refusal.code)
+            return error_body(refusal.code, request.id, refusal.detail)
+
+        connection = request.connection
+        pump = Pump(
+            stream.items,
+            run=self._batcher.call,
+            to_bytes=partial(_item, is_typed=stream.is_typed),
+            patience=self._limits.answer,
+            wait_with=connection.wait_for,
+        )
+        headers = [*STREAM_HEADERS]
+        self._complete(headers, request)
+        try:
+            await connection.begin_stream(send, headers)
+            await send_stream(pump, send, failed=failed, is_lost=connection.is_lost, patience=self._limits.idle)
+        except ClientGoneError:
+            connection.cut()
+            await asyncio.sleep(0)  # so that uvicorn knows
+            raise
+        return codes[0] if codes else None
+
+    async def _answer(self, request: Request) -> Response | Streamed:
         scope, headers = request.scope, request.headers
-        if request.connection.has_large_headers:
+        if scope["size"] > self._limits.headers:
             raise Refusal("headers-too-large")
-        names = [name for name, _ in scope["headers"]]
-        if names.count(b"host") != 1 or not self._hosts.is_ours(headers[b"host"]):
+        host = request.sole(b"host")
+        if host is None or not self._hosts.is_ours(host):
             raise Refusal("foreign-host")
-        if b"origin" in headers and not self._hosts.is_same_site(headers[b"origin"], headers[b"host"]):
+        if b"origin" in headers and not self._hosts.is_same_site(headers[b"origin"], host):
             raise Refusal("foreign-origin")
         found = self._routes.get(scope["path"])
         if found is None:
             raise Refusal("unknown-route")
         methods, is_guarded, endpoint = found
         if self._secret is not None and is_guarded:
-            given = headers.get(b"authorization", b"")
-            if names.count(b"authorization") != 1 or not hmac.compare_digest(given, self._secret):
+            given = request.sole(b"authorization")
+            if given is None or not hmac.compare_digest(given, self._secret):
                 raise Refusal("missing-token")
         if scope["method"] not in methods:
             raise Refusal("wrong-method", {"allowed": list(methods)})
@@ -197,7 +262,13 @@ class Service:
             raise Refusal("draining")
         if self._batcher.busy_for > self._limits.answer:
             raise Refusal("not-ready")
-        return Response(b'{"ready":true}', media_type=JSON)
+        return Response(b'{"ready":true,"version":%b}' % self._version, media_type=JSON)
+
+    async def _show_page(self, request: Request) -> Response:
+        content, headers = self._page
+        response = Response(content)
+        response.raw_headers = [*headers]
+        return response
 
     async def _show_schema(self, request: Request) -> Response:
         return Response(self._schema, media_type=JSON)
@@ -207,7 +278,7 @@ class Service:
         content, kind = self._metrics.text()
         return Response(content, headers={"content-type": kind})
 
-    async def _predict(self, request: Request) -> Response:
+    async def _predict(self, request: Request) -> Response | Streamed:
         kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind not in (JSON.encode(), MEDIA_TYPE.encode()) or b"content-encoding" in request.headers:
             raise Refusal("wrong-type")
@@ -217,7 +288,10 @@ class Service:
         args, kwargs, rows = self._target.arguments(given)
         result = await self._result(request, args, kwargs, rows)
         accepted = request.headers.get(b"accept", b"*/*")
-        if MEDIA_TYPE.encode() in accepted or (not is_json and JSON.encode() not in accepted):
+        is_typed = MEDIA_TYPE.encode() in accepted or (not is_json and JSON.encode() not in accepted)
+        if isinstance(result, Items):
+            return Streamed(result, is_typed)
+        if is_typed:
             try:
                 return Response(encode(result), media_type=MEDIA_TYPE)
             except TypeError as error:
@@ -256,23 +330,38 @@ class Service:
         return self._owner is not None and hmac.compare_digest(given, self._owner)
 
     async def _result(self, request: Request, args: Any, kwargs: Any, rows: int | None) -> Any:
-        loop = asyncio.get_running_loop()
-        future = self._batcher.submit(args, kwargs, rows)
+        future = self._batcher.submit(args, kwargs, rows, is_alone=request.connection.is_alone)
         request.connection.waiting = future
-        timer = loop.call_later(self._limits.answer, _expire, future)
+        timer = None
+        if not future.done():
+            timer = asyncio.get_running_loop().call_later(self._limits.answer, _expire, future)
         try:
             return await future
         except asyncio.CancelledError:
             if future.cancelled():
                 raise ClientGoneError from None
             raise
-        except Refusal:
-            raise
         except Exception as error:
-            _log.error("request %s: the module raised", request.id, exc_info=error)
-            raise Refusal("raised", told(error) if self._is_owner(request) else None) from error
+            raise self._refusal(error, request) from error
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+
+    def _refusal(self, error: Exception, request: Request) -> Refusal:
+        """Return how what the module raised is answered."""
+        if isinstance(error, Refusal):
+            return error
+        _log.error("request %s: the module raised", request.id, exc_info=error)
+        return Refusal("raised", told(error) if self._is_owner(request) else None)
+
+
+def _item(value: Any, *, is_typed: bool) -> bytes:
+    """Return the event of an item of a stream."""
+    try:
+        return item_event(value, is_typed=is_typed)
+    except TypeError as error:
+        _log.error("an item of a stream cannot be sent: %s", error)
+        raise Refusal("no-form") from error
 
 
 def _expire(future: asyncio.Future[Any]) -> None:

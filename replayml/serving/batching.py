@@ -1,9 +1,15 @@
 """Running the model: one request after the other, or what queued while the last batch ran as one batch.
 
     event loop: submit ─► queue ─► thread of the model: take what fits together ─► run ─► event loop: results
+                      └─► run here, where that is sure to be shorter than a few milliseconds
+
+A thread costs a request two wake-ups, which is more than a small model takes. The event loop runs a model itself only
+when the time that it takes depends on nothing but the number of rows, and the last run says that it will be short.
 
 Invariants:
-    * A lone request never waits: the thread takes it as soon as the model is free.
+    * A lone request never waits: it runs as soon as the model is free.
+    * The model never runs twice at once: the event loop runs nothing while the thread has something to do.
+    * The event loop never runs code of the user, which may sleep, wait or end.
     * Requests run in the order in which they came, and only such with inputs alike but for their rows run together.
     * The rows of a batch are given back to whom they belong. When a batch raises, its requests run one by one, so
       that one that is at fault takes none with it.
@@ -21,11 +27,13 @@ from typing import Any
 
 import torch
 
-from replayml.serving.errors import Refusal
+from replayml.serving.errors import EndedError, Refusal
 
 __all__ = ["Batcher", "Job", "parted"]
 
 Inputs = tuple[Any, ...]
+
+_SHORT = 0.005  # seconds for which the event loop may be busy with the model
 
 
 class Job:
@@ -58,6 +66,23 @@ class Job:
         )
 
 
+class Step(Job):
+    """A step of something longer, which tells by itself what came of it.
+
+    Attributes:
+        function: The step.
+    """
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None], future: asyncio.Future[Any]) -> None:
+        super().__init__((), {}, None, future)
+        self.function = function
+
+
+Results = list[tuple[Job, Any, BaseException | None]]
+
+
 class Batcher:
     """Runs a function in a thread of its own, for requests that come from an event loop.
 
@@ -66,6 +91,7 @@ class Batcher:
         most_rows: How many rows to run at once; 0 to run each request by itself.
         wait: Seconds to wait for more, where more than one request is there already.
         room: How many requests may wait.
+        is_steady: Whether the time that it takes depends on the number of rows alone.
         observe: Is told how many requests ran at once, and how long it took.
     """
 
@@ -76,6 +102,7 @@ class Batcher:
         most_rows: int,
         wait: float,
         room: int,
+        is_steady: bool,
         observe: Callable[[int, float], None],
     ) -> None:
         self._function = function
@@ -83,7 +110,11 @@ class Batcher:
         self._wait = wait
         self._room = room
         self._observe = observe
+        self._is_steady = is_steady and not wait
+        self._short = 0  # so many rows run in less than _SHORT seconds, as far as is known
+        self._here: deque[Job] = deque()
         self._queue: deque[Job] = deque()
+        self._is_idle = False  # the thread has nothing to do; only `_hand_over` ends that
         self._changed = threading.Condition()
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
@@ -94,7 +125,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._here)
 
     @property
     def busy_for(self) -> float:
@@ -102,25 +133,61 @@ class Batcher:
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def submit(self, args: Inputs, kwargs: Mapping[str, Any], rows: int | None) -> asyncio.Future[Any]:
-        """Queue a request; only for the event loop.
+    def submit(
+        self, args: Inputs, kwargs: Mapping[str, Any], rows: int | None, *, is_alone: bool = False
+    ) -> asyncio.Future[Any]:
+        """Queue a request, or run it; only for the event loop.
 
         Args:
             args: Its positional arguments.
             kwargs: Its arguments by name.
             rows: How many rows its inputs have; None where it may not run with others.
+            is_alone: Whether no other request has come that could run with it.
 
         Raises:
             Refusal: When too many wait already.
         """
-        future: asyncio.Future[Any] = self._loop.create_future()
-        job = Job(args, kwargs, rows if self._most_rows else None, future)
+        job = Job(args, kwargs, rows if self._most_rows else None, self._loop.create_future())
+        if not self._is_idle or (rows or 1) > self._short:
+            self._run_here()  # what came before runs before
+            self._hand_over(job)
+        elif (is_alone or not self._most_rows) and not self._here:
+            self._run_at_once([job])
+        elif len(self._here) >= self._room:
+            raise Refusal("busy")
+        else:
+            self._here.append(job)
+            if len(self._here) == 1:
+                self._loop.call_soon(self._run_here)  # when all that has come by now has been read
+        return job.future
+
+    def _run_here(self) -> None:
+        """Run what waits for it in the event loop."""
+        while jobs := self._take(self._here, min(self._most_rows, self._short)):
+            self._run_at_once(jobs)
+
+    def _run_at_once(self, jobs: Sequence[Job]) -> None:
+        _deliver(self._run(jobs))
+
+    def _hand_over(self, job: Job) -> None:
+        """Leave a request to the thread."""
         with self._changed:
             if len(self._queue) >= self._room:
                 raise Refusal("busy")
+            self._is_idle = False
             self._queue.append(job)
             self._changed.notify()
-        return future
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Let the thread call a function when its turn has come, after what waits by now; only for the event loop.
+
+        It is not refused for lack of room, and runs whether anybody waits for it or not.
+        """
+        self._run_here()  # what came before runs before
+        with self._changed:
+            self._is_idle = False
+            self._queue.append(Step(function, self._loop.create_future()))
+            self._changed.notify()
 
     def close(self) -> None:
         """Let the thread end when the queue is empty."""
@@ -128,28 +195,29 @@ class Batcher:
             self._is_closed = True
             self._changed.notify()
 
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, so long at most."""
+        self._thread.join(seconds)
+
     # In the thread of the model -----------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this by thread; a new one would take all cores
         while jobs := self._next():
-            self._running_since = started = time.monotonic()
-            results = self._run(jobs)
-            self._running_since = None
-            self._observe(len(jobs), time.monotonic() - started)
-            self._loop.call_soon_threadsafe(_deliver, results)
+            self._loop.call_soon_threadsafe(_deliver, self._run(jobs))
 
     def _next(self) -> list[Job]:
         """Return the requests to run together; none when it is over."""
         with self._changed:
             while True:
                 while not self._queue and not self._is_closed:
+                    self._is_idle = True
                     self._changed.wait()
                 if not self._queue:
                     return []
                 if self._wait and self._most_rows and len(self._queue) > 1:
                     self._wait_for_more()
-                jobs = self._take()
+                jobs = self._take(self._queue, self._most_rows)
                 if jobs:
                     return jobs
 
@@ -161,24 +229,38 @@ class Batcher:
                 return
             self._changed.wait(left)
 
-    def _take(self) -> list[Job]:
+    # In either ----------------------------------------------------------------------------------------------------
+
+    def _take(self, queue: deque[Job], most_rows: int) -> list[Job]:
         """Take the first request and what follows it that fits."""
         jobs: list[Job] = []
         rows = 0
-        while self._queue:
-            job = self._queue[0]
+        while queue:
+            job = queue[0]
             if job.future.done():  # nobody waits for it
-                self._queue.popleft()
+                queue.popleft()
                 continue
-            if jobs and (not job.is_like(jobs[0]) or rows + (job.rows or 0) > self._most_rows):
+            if jobs and (not job.is_like(jobs[0]) or rows + (job.rows or 0) > most_rows):
                 break
-            jobs.append(self._queue.popleft())
+            jobs.append(queue.popleft())
             rows += job.rows or 0
             if job.rows is None:
                 break
         return jobs
 
-    def _run(self, jobs: Sequence[Job]) -> list[tuple[Job, Any, BaseException | None]]:
+    def _run(self, jobs: Sequence[Job]) -> Results:
+        """Run requests together, and note how long it took."""
+        self._running_since = started = time.monotonic()
+        used = time.thread_time()  # other programs that take the processor do not make a model long
+        results = self._results(jobs)
+        used = time.thread_time() - used
+        self._running_since = None
+        self._observe(len(jobs), time.monotonic() - started)
+        if self._is_steady:
+            self._short = int(sum(job.rows or 1 for job in jobs) * _SHORT / max(used, 1e-6))
+        return results
+
+    def _results(self, jobs: Sequence[Job]) -> Results:
         if len(jobs) > 1:
             try:
                 joined = tuple(torch.cat(values) for values in zip(*(job.args for job in jobs), strict=True))
@@ -190,6 +272,9 @@ class Batcher:
 
     def _run_one(self, job: Job) -> tuple[Job, Any, BaseException | None]:
         try:
+            if isinstance(job, Step):
+                job.function()
+                return job, None, None
             return job, self._function(*job.args, **job.kwargs), None
         except StopIteration as error:  # which no future takes
             return job, None, RuntimeError(f"the module raised StopIteration: {error}")
@@ -197,22 +282,14 @@ class Batcher:
             return job, None, error
 
 
-def _deliver(results: Sequence[tuple[Job, Any, BaseException | None]]) -> None:
+def _deliver(results: Results) -> None:
     for job, result, error in results:
         if job.future.done():
             continue
         if error is None:
             job.future.set_result(result)
         else:
-            job.future.set_exception(error if isinstance(error, Exception) else _EndedError(error))
-
-
-class _EndedError(Exception):
-    """What stands for an exception that would end the event loop."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(f"the module raised {type(error).__name__}: {error}")
-        self.__cause__ = error
+            job.future.set_exception(error if isinstance(error, Exception) else EndedError(error))
 
 
 def parted(result: Any, counts: Sequence[int]) -> list[Any]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,9 @@ import httpx2
 import orjson
 
 from replayml.core.errors import ConfigurationError
-from replayml.serving.errors import NOT_RUN, OWNER, Problem, Refusal, raised_again, serving_error
+from replayml.serving.errors import CODES, NOT_RUN, OWNER, Problem, Refusal, raised_again, serving_error
+from replayml.serving.events import EVENTS, tensors_in
+from replayml.serving.receiving import AsyncStream, Stream
 from replayml.serving.wire import MEDIA_TYPE, decode, encode
 
 __all__ = ["Client"]
@@ -39,6 +42,7 @@ class Client:
         token: What it wants to see.
         owner: What shows it that its own program calls, which it tells what the module raised.
         timeout: Seconds until a call fails, further attempts included.
+        locate: Returns where the service is now; called, with the seconds that are left, when it answers no more.
 
     Raises:
         ConfigurationError: When the URL is none of HTTP.
@@ -50,12 +54,21 @@ class Client:
         replayml.core.errors.ConfigurationError: 'ftp://example.org' is no address of a service; give http://host:port
     """
 
-    def __init__(self, url: str, *, token: str | None = None, owner: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        owner: str | None = None,
+        timeout: float = 60.0,
+        locate: Callable[[float], str] | None = None,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ConfigurationError(f"{url!r} is no address of a service; give http://host:port")
         self.url = url.rstrip("/")
         self._timeout = timeout
+        self._locate = locate
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         if owner is not None:
             self._headers[OWNER] = owner
@@ -63,6 +76,7 @@ class Client:
         self._pool: ThreadPoolExecutor | None = None
         self._http: httpx2.Client | None = None
         self._is_closed = False
+        self.abandoned: deque[Callable[[], None]] = deque()
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the module behind the service.
@@ -72,7 +86,8 @@ class Client:
             kwargs: Its arguments by name.
 
         Returns:
-            Its result.
+            Its result; of a generator a `replayml.serving.receiving.Stream` of its items, each of which has the whole
+            timeout to come.
 
         Raises:
             ArgumentError: When an argument cannot be sent.
@@ -83,6 +98,8 @@ class Client:
         body = encode({"args": list(args), "kwargs": dict(kwargs)})
         headers = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}
         response = self._send("POST", "/predict", body, headers)
+        if _is_stream(response):
+            return self._stream(response, "tensors", _tensors)
         if response.headers.get("content-type") != MEDIA_TYPE:
             raise self._problem("bad-answer", "What answers there is no service of replayml.", response)
         try:
@@ -91,13 +108,17 @@ class Client:
             raise self._problem("bad-answer", f"The answer cannot be read: {refusal.detail}.", response) from refusal
 
     async def acall(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call it without blocking the event loop; as `call`."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads(), self.call, args, kwargs)
+        """Call it without blocking the event loop; as `call`, but that a stream is an asynchronous iterator."""
+        result = await self._in_thread(self.call, args, kwargs)
+        return AsyncStream(result, self._in_thread) if isinstance(result, Stream) else result
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads(), function, *args)
 
     def call_json(self, body: bytes) -> Any:
-        """Send a body of JSON as it is, and return what stands in the answer."""
+        """Send a body of JSON as it is, and return what stands in the answer; of a stream, one such after the other."""
         response = self._send("POST", "/predict", body, {"content-type": "application/json"})
-        return self._read(response)
+        return self._stream(response, "item", orjson.loads) if _is_stream(response) else self._read(response)
 
     def get(self, path: str) -> Any:
         """Return what another route answers, such as ``/schema``."""
@@ -109,6 +130,8 @@ class Client:
             self._is_closed = True
             http, pool = self._http, self._pool
             self._http = self._pool = None
+        while self.abandoned:
+            self.abandoned.popleft()()
         if http is not None:
             http.close()
         if pool is not None:
@@ -123,29 +146,49 @@ class Client:
             left = end - time.monotonic()
             error: Exception
             try:
-                response = self._client().request(
+                http = self._client()
+                request = http.build_request(
                     method,
                     self.url + path,
                     content=body,
                     headers={**self._headers, **headers},
                     timeout=max(left, 0.001),
                 )
+                response = http.send(request, stream=True)
+                if response.status_code == 200 and _is_stream(response):
+                    return response
+                try:
+                    response.read()
+                finally:
+                    response.close()
                 if response.status_code == 200:
                     return response
                 error = self._error(response)
-                if getattr(error, "code", None) not in NOT_RUN - {"draining"}:
+                code = getattr(error, "code", None)
+                if code not in NOT_RUN or (code == "draining" and self._locate is None):
                     raise error
+                if code == "draining" and self._has_moved(end):
+                    continue
                 pause = max(pause, min(_retry_after(response), _LONGEST_PAUSE))
             except httpx2.ConnectError as found:
                 text = f"There is no service: {found}."
                 error = serving_error(Problem("no-connection", text, self.url))
                 error.__cause__ = found
+                if self._has_moved(end):
+                    continue
             except (httpx2.TimeoutException, httpx2.TransportError, RuntimeError) as found:
                 raise self._broken(found) from found
             if time.monotonic() + pause >= end:
                 raise error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _has_moved(self, end: float) -> bool:
+        """Tell whether the service is somewhere else now; further attempts go there."""
+        if self._locate is None:
+            return False
+        before, self.url = self.url, self._locate(end - time.monotonic())
+        return self.url != before
 
     def _broken(self, error: Exception) -> Exception:
         """Return what to raise for a call without an answer."""
@@ -164,9 +207,11 @@ class Client:
         with self._lock:
             if self._is_closed:
                 raise serving_error(Problem("stopped", "The service was stopped.", self.url))
+            while self.abandoned:
+                self.abandoned.popleft()()
             if self._http is None:
                 limits = httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS)
-                self._http = httpx2.Client(limits=limits, trust_env=False)
+                self._http = httpx2.Client(limits=limits, trust_env=False, headers={"accept-encoding": "identity"})
             return self._http
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -177,16 +222,49 @@ class Client:
                 self._pool = ThreadPoolExecutor(_MOST_CONNECTIONS, thread_name_prefix="replayml-call")
             return self._pool
 
+    # Streams ------------------------------------------------------------------------------------------------------
+
+    def _stream(self, response: httpx2.Response, kind: str, read: Callable[[bytes], Any]) -> Stream:
+        return Stream(response, caller=self, seconds=self._timeout, kind=kind, read=read)
+
+    def cut(self, error: Exception | None, items: int) -> Exception:
+        """Return the exception for a stream without an end."""
+        if self._is_closed:
+            return serving_error(Problem("stopped", "The service was stopped while it sent a stream.", self.url))
+        why = f" ({error})" if error is not None and str(error) else ""
+        text = f"The stream was cut after {items} items{why}; there may have been more."
+        return serving_error(Problem("stream-cut", text, self.url))
+
+    def late(self) -> Exception:
+        """Return the exception for an item that did not come in time."""
+        text = f"The next item of the stream did not come within {self._timeout:g} s."
+        return serving_error(Problem("no-answer", text, self.url))
+
+    def unreadable(self, text: str, response: httpx2.Response) -> Exception:
+        """Return the exception for something that no service sends."""
+        return self._problem("bad-answer", f"The stream cannot be read: {text}.", response)
+
     # Reading ------------------------------------------------------------------------------------------------------
 
     def _error(self, response: httpx2.Response) -> Exception:
         """Return the exception for an answer that is no result."""
         try:
-            error = orjson.loads(response.content)["error"]
-            code, text, request_id, detail = error["code"], error["text"], error["id"], error.get("detail")
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            told = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            told = None
+        return self.raised(told, response)
+
+    def raised(self, error: Any, response: httpx2.Response) -> Exception:
+        """Return the exception that the body of an error tells."""
+        try:
+            told = error["error"]
+            code, text, request_id, detail = told["code"], told["text"], told["id"], told.get("detail")
+        except (KeyError, TypeError, AttributeError):
             return self._problem("bad-answer", "What answers there is no service of replayml.", response)
-        problem = Problem(str(code), str(text), self.url, response.status_code, str(request_id))
+        status = response.status_code
+        if status == 200:  # it came in the middle of a stream
+            status = CODES[code].status if code in CODES else 500
+        problem = Problem(str(code), str(text), self.url, status, str(request_id))
         if code == "raised" and isinstance(detail, dict):
             return raised_again(detail, problem)
         return serving_error(problem._replace(detail=detail if isinstance(detail, dict) else None))
@@ -199,6 +277,14 @@ class Client:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as error:
             raise self._problem("bad-answer", "The answer is no JSON.", response) from error
+
+
+def _is_stream(response: httpx2.Response) -> bool:
+    return bool(response.headers.get("content-type", "").partition(";")[0].strip() == EVENTS)
+
+
+def _tensors(data: bytes) -> Any:
+    return tensors_in(data, _DEEPEST)
 
 
 def _retry_after(response: httpx2.Response) -> float:

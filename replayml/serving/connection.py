@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
+from starlette.responses import Response
+from starlette.types import Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from replayml.serving.desk import Desk, State
@@ -28,51 +29,7 @@ _GRACE = 1.0
 _ONE_PIECE = 65536
 
 
-class Writer:
-    """A transport that can hold what is written until there is more, to send both at once.
-
-    Args:
-        transport: The transport.
-        sent: Is told whether all of it has left, when what was held has been written.
-    """
-
-    def __init__(self, transport: asyncio.Transport, sent: Callable[[bool], None]) -> None:
-        self._transport = transport
-        self._sent = sent
-        self._held: bytes | None = None
-        self._is_holding = False
-
-    def hold(self) -> None:
-        """Hold what is written next."""
-        self._is_holding = True
-
-    def write(self, data: bytes) -> None:
-        """Write, or hold."""
-        if not self._is_holding:
-            self._transport.write(data)
-        elif self._held is None:
-            self._held = data
-        else:
-            self._held += data
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is held."""
-        held, self._held, self._is_holding = self._held, None, False
-        if held is not None:
-            self._transport.write(held)
-            self._sent(self._transport.get_write_buffer_size() == 0)
-
-    def close(self) -> None:
-        """Close, after what is held."""
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class Connection(HttpToolsProtocol):
+class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     """A connection.
 
     Args:
@@ -80,13 +37,17 @@ class Connection(HttpToolsProtocol):
         server_state: The same.
         app_state: The same.
         _loop: The same.
+        own: Its socket.
         desk: Where the supervisor is told what is done with it.
-        slot: Its place in the table of the supervisor.
+        slot: Its place in the table of the supervisor; None for one that the supervisor has no hold of.
         limits: The limits.
+        is_given: Whether it came from the supervisor, so that it may have been open for long.
+        is_own: Whether the supervisor itself asks through it whether the worker answers.
 
     Attributes:
         waiting: What the model will answer to its request; nobody waits for it once the connection is lost.
         deadline: Until when its request is to be sent.
+        is_own: Whether it is the supervisor's, and no user's.
     """
 
     def __init__(
@@ -96,18 +57,24 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
+        own: socket.socket,
         desk: Desk,
         slot: int | None,
         limits: ServeLimits,
+        is_given: bool = False,
+        is_own: bool = False,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._socket = own
         self._desk = desk
         self._limits = limits
         self._slot = slot
+        self.is_own = is_own
+        self._is_given = is_given
+        self._is_given_back = False
         self._received = 0
         self._is_whole = True
         self._has_headers = False
-        self._header_size = 0
         self._timer: asyncio.TimerHandle | None = None
         self.waiting: asyncio.Future[Any] | None = None
         self.deadline = 0.0
@@ -117,12 +84,17 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and wait for a request."""
         super().connection_made(transport)
-        self.transport = cast(asyncio.Transport, Writer(transport, self._mark_answered))
-        if len(self.connections) > self._limits.connections:
+        if len(self.connections) > self._limits.connections and not self._is_given:
             transport.write(raw_answer("busy", retry_after=1))
             transport.close()
-            return
-        self._start_timer()
+        elif self._desk.is_retiring:
+            self.give_back()
+        elif self._is_given:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell the supervisor."""
@@ -130,58 +102,74 @@ class Connection(HttpToolsProtocol):
         if self.waiting is not None:
             self.waiting.cancel()
         super().connection_lost(exc)
+        if self._is_given_back and exc is None:
+            self._desk.give_back(self._slot, self._socket)
+            self._slot = None
+            return
         with contextlib.suppress(OSError):  # the other side has closed it
             self._socket.shutdown(socket.SHUT_RDWR)  # the supervisor holds the connection too, and would keep it open
         self._desk.close(self._slot)
         self._slot = None
 
-    @property
-    def _socket(self) -> socket.socket:
-        return cast(socket.socket, self.transport.get_extra_info("socket"))
+    def give_back(self) -> None:
+        """Return it to the supervisor as soon as no request is under way on it, and read no further one."""
+        if not self._is_whole or self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self._is_given_back = True
+            self._stop_timer()
+            self.transport.close()  # what was written leaves first; the supervisor's hold keeps the connection open
+        else:
+            self.flow.read_paused = False  # so that uvicorn does not read on
+            self.transport.pause_reading()
 
     # A request ----------------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the bytes go that are there to be read; from here on somebody has asked something.
+
+        Bytes that were read are in this process alone. When it is killed right after that, it is known already that
+        there was a request.
+        """
+        if self._is_whole and (self.cycle is None or self.cycle.response_complete):
+            self._desk.mark(self._slot, State.ASKED)
+        return self._desk.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the bytes that were read."""
+        self.data_received(bytes(self._desk.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take some bytes of a request."""
         if self._is_whole and (self.cycle is None or self.cycle.response_complete):
-            self._desk.mark(self._slot, State.ASKED)
             self._is_whole = self._has_headers = False
             self._received = 0
-            if self._timer is None:
-                self._start_timer()
         self._received += len(data)
         super().data_received(data)
+        if self._timer is None and not self._is_whole:  # most requests come as a whole, and need none
+            self._start_timer()
         if not self._has_headers and self._received > self._limits.headers and not self.transport.is_closing():
             self._refuse("headers-too-large")
+        if self._desk.is_retiring:
+            self.give_back()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._is_whole = self._has_headers = False
-        self._received = self._header_size = 0
-        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the path."""
-        self._header_size += len(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._header_size += len(name) + len(value) + 4
-        super().on_header(name, value)
+        self._received = 0
 
     def on_headers_complete(self) -> None:
         """Start to answer."""
         self._has_headers = True
-        if self._timer is None:  # one of several requests that came at once
-            self._start_timer()
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         super().on_headers_complete()
+        self.scope.update(connection=self, cycle=self.cycle, size=size)  # type: ignore[call-arg]
 
     @property
-    def has_large_headers(self) -> bool:
-        """Whether the headers of the request are beyond the limit."""
-        return self._header_size > self._limits.headers
+    def is_alone(self) -> bool:
+        """Whether no other request is being answered, on any connection."""
+        return len(self.tasks) == 1
 
     def on_message_complete(self) -> None:
         """Know that the request has been sent as a whole."""
@@ -189,28 +177,72 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         super().on_message_complete()
 
-    def begin_answer(self, size: int) -> None:
-        """Prepare for an answer, which uvicorn writes in two parts.
+    async def answer(self, scope: Scope, send: Send, response: Response) -> None:
+        """Send an answer.
 
-        A small one leaves in one piece, so that a worker that is killed has sent all of it, or nothing.
+        A small one is written here, and leaves in one piece, so that a worker that is killed has sent all of it or
+        nothing. uvicorn writes the headers first and then the body, and searches all of them for characters that no
+        header of this service has.
+
+        Args:
+            scope: The request.
+            send: uvicorn's way to answer it, for what is large or has to wait for room.
+            response: The answer.
         """
-        if size <= _ONE_PIECE:
-            cast(Writer, self.transport).hold()
-        else:
+        cycle: RequestResponseCycle = scope["cycle"]
+        body = bytes(response.body)
+        if cycle.disconnected:
+            return
+        if len(body) > _ONE_PIECE or self.flow.write_paused:
             self._desk.mark(self._slot, State.ANSWERING)
-
-    def _mark_answered(self, is_sent: bool) -> None:
-        if not is_sent:
+            status, headers = response.status_code, response.raw_headers
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        headers = [*cycle.default_headers, *response.raw_headers]
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        content = b"" if scope["method"] == "HEAD" else body
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], lines, content))
+        if self.transport.get_write_buffer_size():
             self._desk.mark(self._slot, State.ANSWERING)
         elif not self.pipeline:
             self._desk.mark(self._slot, State.IDLE)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    async def begin_stream(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the start of an answer of which nobody knows how long it will be."""
+        self._desk.mark(self._slot, State.ANSWERING)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def wait_for(self, future: asyncio.Future[Any]) -> None:
+        """Cancel what is waited for when the connection is lost."""
+        self.waiting = future
+
+    def is_lost(self) -> bool:
+        """Tell whether nobody takes an answer any more."""
+        return self.transport.is_closing()
+
+    def cut(self) -> None:
+        """Close at once, without what was not taken."""
+        self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Know that the answer has been written."""
         self.waiting = None
-        cast(Writer, self.transport).flush()
-        self._desk.mark(self._slot, State.ASKED if self.pipeline else State.IDLE)
+        state = State.ANSWERING if self.transport.get_write_buffer_size() else State.IDLE
+        self._desk.mark(self._slot, State.ASKED if self.pipeline else state)
         super().on_response_complete()
+        if self._desk.is_retiring:
+            self.give_back()
 
     # Refusing -----------------------------------------------------------------------------------------------------
 

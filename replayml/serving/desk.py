@@ -4,11 +4,15 @@ The worker hands the supervisor a second hold of each connection, and notes in a
 doing with it. When the worker is killed, the supervisor answers for it: who waited is told so, and a connection
 between two requests goes on with the next worker.
 
-    channel (one packet a message):  worker ─► open SLOT + connection, close SLOT, ready, failed
-                                     worker ◄─ take + connection
+    channel (one packet a message):  worker ─► open SLOT + connection, close SLOT, loaded, failed, draining
+                                     worker ◄─ ask + connection, accept, take + connection, retire
+                                     worker ─► return SLOT, retired
+
+A worker accepts connections once it is told to. One that retires accepts no more, and returns each connection as it is,
+unread, when no request is under way on it: the next version goes on with it, and its client notices nothing.
 
 Invariants:
-    * A byte in the table is set before a request is worked on, before a large answer is written, and after any.
+    * A byte in the table is set before a request is read, before a large answer is written, and after any answer.
     * A message that cannot be sent at once is kept in order; the worker never waits for the supervisor.
 """
 
@@ -29,6 +33,8 @@ __all__ = ["MESSAGE", "Desk", "State", "open_table", "receive", "send"]
 
 MESSAGE = 8192
 """The most bytes in a message."""
+
+_ONE_READ = 2**18
 
 
 class State(IntEnum):
@@ -74,11 +80,17 @@ class Desk:
     Args:
         channel: The socket to the supervisor.
         table: The table that both share.
+
+    Attributes:
+        is_retiring: Whether each connection is returned when no request is under way on it.
+        buffer: Where bytes are read to, one connection after the other.
     """
 
     def __init__(self, channel: socket.socket, table: mmap.mmap) -> None:
         self._channel = channel
         self._table = table
+        self.is_retiring = False
+        self.buffer = memoryview(bytearray(_ONE_READ))
         self._free = list(range(len(table) - 1, -1, -1))
         self._kept: deque[tuple[dict[str, object], socket.socket | None]] = deque()
 
@@ -106,6 +118,15 @@ class Desk:
         """Tell that a connection is over."""
         if slot is not None:
             self._tell({"do": "close", "slot": slot})
+            self._free.append(slot)
+
+    def give_back(self, slot: int | None, connection: socket.socket) -> None:
+        """Tell that the supervisor has a connection again; the hold of the worker on it ends."""
+        if slot is None:
+            self._tell({"do": "return"}, connection)
+        else:
+            self._table[slot] = State.IDLE
+            self._tell({"do": "return", "slot": slot})
             self._free.append(slot)
 
     def tell(self, do: str, **facts: object) -> None:

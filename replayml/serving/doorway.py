@@ -16,7 +16,7 @@ from collections import OrderedDict
 from replayml.serving.errors import raw_answer
 from replayml.serving.limits import ServeLimits
 
-__all__ = ["Doorway", "answer_and_close"]
+__all__ = ["Doorway", "answer_and_close", "dismiss", "shut"]
 
 _PEEK = 65536
 _ALIVE = (
@@ -109,18 +109,14 @@ class Doorway:
             if is_asked:
                 answer_and_close(connection, "not-ready", retry_after=1)
             else:
-                _shut(connection)
+                shut(connection)
 
     def close(self) -> None:
         """End all of it."""
         self.shut()
         for connection in list(self._since):
-            is_asked = connection not in self._watched
             self._forget(connection)
-            if is_asked:
-                answer_and_close(connection, "draining")
-            else:
-                _shut(connection)
+            dismiss(connection)
 
     def _watch(self, connection: socket.socket) -> None:
         if connection not in self._watched:
@@ -138,7 +134,7 @@ class Doorway:
 
     def _drop(self, connection: socket.socket) -> None:
         self._forget(connection)
-        _shut(connection)
+        shut(connection)
 
 
 def answer_and_close(connection: socket.socket, code: str, *, retry_after: int | None = None) -> None:
@@ -156,7 +152,19 @@ def _send_and_close(connection: socket.socket, answer: bytes) -> None:
     connection.close()
 
 
-def _shut(connection: socket.socket) -> None:
+def dismiss(connection: socket.socket) -> None:
+    """Close a connection of a service that ends; who has asked something is told so."""
+    has_asked = False
+    with contextlib.suppress(OSError):
+        has_asked = bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    if has_asked:
+        answer_and_close(connection, "draining")
+    else:
+        shut(connection)
+
+
+def shut(connection: socket.socket) -> None:
+    """Close a connection, whoever else has a hold of it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

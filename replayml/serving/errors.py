@@ -27,6 +27,8 @@ __all__ = [
     "CODES",
     "NOT_RUN",
     "OWNER",
+    "ClientGoneError",
+    "EndedError",
     "LateError",
     "Problem",
     "Refusal",
@@ -57,7 +59,7 @@ CODES: Mapping[str, Answer] = MappingProxyType(
         "missing-token": Answer(401, "The request lacks a valid token: Authorization: Bearer TOKEN."),
         "foreign-host": Answer(403, "The Host header names another host than this service."),
         "foreign-origin": Answer(403, "The Origin header names another site than this service."),
-        "unknown-route": Answer(404, "There is no such route: /predict, /healthz, /readyz, /schema, /metrics."),
+        "unknown-route": Answer(404, "There is no such route: /, /predict, /healthz, /readyz, /schema, /metrics."),
         "wrong-method": Answer(405, "This route takes another method."),
         "slow-request": Answer(408, "The request was not sent in time."),
         "too-large": Answer(413, "The body is too large."),
@@ -88,9 +90,37 @@ OWNER = "x-replayml-owner"
 _LONGEST_TEXT = 2000
 _PHRASES: Mapping[int, str] = MappingProxyType({400: "Bad Request", 408: "Request Timeout", 431: "Headers Too Large"})
 _PLAIN = (str, int, float, bool, type(None))
+_UNAVAILABLE = frozenset(
+    {
+        "connection-lost",
+        "gateway-unreachable",
+        "no-connection",
+        "not-started",
+        "not-up",
+        "stopped",
+        "stream-cut",
+        "unknown-service",
+    }
+)
 
 
 # In the service -------------------------------------------------------------------------------------------------
+
+
+class ClientGoneError(Exception):
+    """The client left before it got an answer."""
+
+
+class EndedError(Exception):
+    """What stands for an exception of the module that would end the event loop.
+
+    Args:
+        error: The exception, such as SystemExit.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the module raised {type(error).__name__}: {error}")
+        self.__cause__ = error
 
 
 class Refusal(Exception):  # noqa: N818 - an answer of the service, which no user of replayml meets
@@ -156,9 +186,11 @@ def told(error: BaseException) -> dict[str, Any] | None:
         True
     """
     name = type(error).__name__
+    text = str(error)[:_LONGEST_TEXT]
+    if isinstance(error, ServingError):  # of another service of the same program
+        return {"type": name, "args": [], "text": text}
     if _class_of(name) is not type(error):
         return None
-    text = str(error)[:_LONGEST_TEXT]
     is_plain = all(type(value) in _PLAIN for value in error.args) and len(repr(error.args)) <= _LONGEST_TEXT
     return {"type": name, "args": list(error.args) if is_plain else [text], "text": text}
 
@@ -175,8 +207,10 @@ class Problem(NamedTuple):
     """What went wrong with a call.
 
     Attributes:
-        code: One of `CODES`, or ``start-failed``, ``not-started``, ``stopped``, ``no-connection``, ``connection-lost``,
-            ``no-answer``, ``bad-answer``.
+        code: One of `CODES`, or ``start-failed``, ``update-failed``, ``not-started``, ``stopped``, ``no-connection``,
+            ``connection-lost``, ``stream-cut``, ``no-answer``, ``bad-answer``; or of the gateway
+            ``gateway-unreachable``, ``gateway-refused``, ``gateway-invalid``, ``unknown-service``, ``name-taken``,
+            ``not-up``.
         text: What it means.
         url: The service.
         status: The HTTP status, or None where there was no answer.
@@ -239,7 +273,7 @@ def serving_error(problem: Problem) -> ServingError:
         return RefusedError(problem)
     if problem.code in ("too-late", "no-answer"):
         return LateError(problem)
-    if status == 503 or problem.code in ("no-connection", "connection-lost", "not-started", "stopped"):
+    if status == 503 or problem.code in _UNAVAILABLE:
         return UnavailableError(problem)
     return ServingError(problem)
 
@@ -256,10 +290,12 @@ def raised_again(detail: Mapping[str, Any], problem: Problem) -> Exception:
         KeyError('a')
     """
     name, args, text = detail.get("type"), detail.get("args"), detail.get("text")
-    found = _class_of(name) if isinstance(name, str) else None
-    if found is None or not isinstance(args, list) or not isinstance(text, str):
+    if not isinstance(name, str) or not isinstance(args, list) or not isinstance(text, str):
         return serving_error(problem)
+    found = _class_of(name)
     for given in (args, [text]):
+        if found is None:
+            break
         try:
             error = found(*given)
         except (TypeError, ValueError):

@@ -19,6 +19,7 @@ from replayml.core.errors import ConfigurationError, NotBuiltError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.recipe.files.reading import read_model_file
 from replayml.recipe.recipe import Recipe
+from replayml.serving.whole import unserved, whole
 from replayml.serving.wire import encode
 
 __all__ = ["Packed", "pack", "write_example"]
@@ -27,7 +28,7 @@ Packed = dict[str, Any]
 """Some of the fields of `replayml.serving.spec.Spec`."""
 
 _SCRIPT = "__main__"
-_KNOWN = ("torch.", "builtins.", "torchmetrics.", "replayml.")
+_KNOWN = ("torch.", "torchmetrics.", "replayml.")
 
 
 def pack(thing: Any, folder: Path) -> Packed:
@@ -55,11 +56,7 @@ def pack(thing: Any, folder: Path) -> Packed:
 def _pack_model(model: Any, folder: Path) -> Packed:
     if not model._record.built:
         lacking = next(
-            (
-                path
-                for path, below in model.named_modules()
-                if getattr(below, "is_external", False) and not _built(below)
-            ),
+            (path for path, below in unserved(model) if getattr(below, "is_external", False) and not _built(below)),
             None,
         )
         if lacking is not None:
@@ -68,7 +65,8 @@ def _pack_model(model: Any, folder: Path) -> Packed:
                 "model.build(example_input)"
             )
     path = folder / "model.replayml"
-    model.save(path)
+    found = whole(model)
+    found.model.save(path)
     names = Recipe.from_json(read_model_file(path).recipe).names
     places = [_place_of(name) for name in names if not name.startswith(_KNOWN)]
     imports = {place.partition(":")[0] for place in places}
@@ -79,6 +77,7 @@ def _pack_model(model: Any, folder: Path) -> Packed:
         "title": type(model).__name__,
         "imports": tuple(sorted(imports)),
         "trust": tuple(sorted(places)),
+        "owners": found.owners,
     }
 
 

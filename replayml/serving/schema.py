@@ -41,9 +41,9 @@ class TensorSpec(NamedTuple):
             >>> TensorSpec("float32", (None, 3)).is_fit_by((5, 3))
             True
         """
-        return len(shape) == len(self.shape) and all(
-            wanted in (_ROWS, size) for wanted, size in zip(self.shape, shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        return all(wanted in (_ROWS, size) for wanted, size in zip(self.shape, shape, strict=True))
 
 
 def specs_of(example: Sequence[Any], *, any_rows: bool) -> tuple[TensorSpec, ...]:
@@ -184,14 +184,21 @@ def _tensor_schema(spec: TensorSpec) -> dict[str, Any]:
     return {**schema, "x-dtype": spec.dtype, "x-shape": shape}
 
 
-def input_schema(specs: Sequence[TensorSpec] | None) -> dict[str, Any]:
-    """Return the JSON schema of the body of a request."""
+def input_schema(specs: Sequence[TensorSpec] | None, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the JSON schema of the body of a request.
+
+    Args:
+        specs: What the module takes; None where nothing was declared.
+        names: What its positional arguments are called, as far as that is known.
+    """
     args: dict[str, Any] = {"type": "array", "description": "The positional arguments."}
     schema: dict[str, Any] = {"type": "object", "properties": {"args": args}, "additionalProperties": False}
     if specs is None:
         schema["properties"]["kwargs"] = {"type": "object", "description": "The arguments by name."}
-        return schema
-    args |= {"prefixItems": [_tensor_schema(spec) for spec in specs], "minItems": len(specs), "maxItems": len(specs)}
+        return schema | {"x-parameters": list(names)}
+    items = [_tensor_schema(spec) for spec in specs]
+    titled = [item | ({"title": names[index]} if index < len(names) else {}) for index, item in enumerate(items)]
+    args |= {"prefixItems": titled, "minItems": len(specs), "maxItems": len(specs)}
     schema["required"] = ["args"]
     return schema
 

@@ -1,4 +1,4 @@
-"""`ServerModule`: a module behind HTTP, in processes of its own; `UrlModule`: one that runs elsewhere.
+"""`ServerModule`: a module behind HTTP, in processes of its own; see `replayml.serving.url` for `UrlModule`.
 
 Invariants:
     * The constructor call says all about a service: ``new()`` of it is the same service, which does not run.
@@ -8,40 +8,53 @@ Invariants:
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from replayml.core.errors import ConfigurationError
-from replayml.lifecycle.showing import make_repr, tree
+from replayml.core.tape import CallRecord
+from replayml.module.deploying import alone
 from replayml.module.module import Module
+from replayml.module.showing import make_repr, tree
+from replayml.serving.backend import Backend, make_backend, require_backend
 from replayml.serving.client import Client
 from replayml.serving.errors import Problem, serving_error
+from replayml.serving.hosts import LOCAL
 from replayml.serving.limits import ServeLimits
 from replayml.serving.packing import pack, write_example
 from replayml.serving.schema import specs_of
 from replayml.serving.service import running_of
 from replayml.serving.spec import Spec
-from replayml.serving.supervisor import Supervisor, require_token
+from replayml.serving.supervisor import require_token
+from replayml.serving.url import UrlModule, open_gateway, read_token, require_name
+from replayml.serving.whole import StandIn
 
-__all__ = ["ServerModule", "UrlModule", "local_url", "read_token"]
+__all__ = ["ServerModule", "UrlModule", "listed_url", "local_url", "read_token"]
 
 _ROWS = 64
-_SHORTEST_TOKEN = 16
 
 
 class ServerModule(Module):
     """A module, flow or function behind HTTP, in processes of its own.
 
     `start` gives the process a model file, which it *replays*; a function is found there by its name. From then on
-    calling this object calls the service.
+    calling this object calls the service. `update` trains, and puts the new version in the place of the one that runs:
+    no request is lost, and each answer tells its version in the header ``x-model-version``. A new version that cannot
+    be loaded, or raises on the example, never takes the place of one that works.
 
     Requests are run one after the other. With ``batch`` those that came while the model ran are run as one batch: the
     first dimension of every input and output then counts rows, of which a request has any number. A batch is added up
     in another order than its rows alone, so that results may differ in the last digits of a float.
+
+    A result that is an iterator, such as that of a generator, is a stream: its items are made in the service and come
+    here one by one, and `acall` gives an asynchronous iterator. Closing or dropping it ends the generator. Between two
+    items of a stream other requests, and other streams, have a turn. Opened in a browser, `url` is a page to try the
+    module.
 
     Args:
         module: What to serve: a built model, a module without weights (such as a flow), or a function of a module.
@@ -50,6 +63,11 @@ class ServerModule(Module):
         batch: Whether requests may run together; a number says how many rows at most.
         max_wait: Seconds to wait for further requests where there are two or more; a lone one never waits.
         replicas: How many processes to run.
+        backend: Where they run: ``"process"``, on this machine, or ``"ray"``, on a cluster.
+        autoscaling: How ``"ray"`` finds the number of processes by itself, instead of ``replicas``: the fields of
+            `replayml.serving.autoscaling.Autoscaling`, by name.
+        name: The name under which other programs find the service, where the environment variable
+            ``REPLAYML_REDIS_URL`` names a Redis: see `replayml.serving.gateway`. It then has one of its own by default.
         host: The address to listen on. Any but this machine's own needs a token.
         port: The port; 0 for a free one.
         hosts: Further names under which callers reach the service.
@@ -80,6 +98,9 @@ class ServerModule(Module):
         batch: bool | int = False,
         max_wait: float = 0.0,
         replicas: int = 1,
+        backend: str = "process",
+        autoscaling: Mapping[str, Any] | None = None,
+        name: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         hosts: Sequence[str] = (),
@@ -98,9 +119,13 @@ class ServerModule(Module):
                 "requests can run together only where it is known what they look like: give example=, the inputs of "
                 "one call"
             )
+        require_name(name)
+        require_backend(backend, replicas=replicas, autoscaling=autoscaling)
         specs_of(inputs, any_rows=most_rows > 0)
         self._inputs = inputs
         self._replicas = replicas
+        self._backend = backend
+        self._autoscaling = autoscaling
         self._port = port
         self._token_file = token_file
         self._timeout = timeout
@@ -108,6 +133,7 @@ class ServerModule(Module):
             kind="",
             place="",
             title="",
+            name=name or "",
             has_rows=most_rows > 0,
             most_rows=most_rows,
             wait=float(max_wait),
@@ -117,32 +143,74 @@ class ServerModule(Module):
             log="" if log is None else str(log),
         )
 
+    _finds_by_name: ClassVar[bool] = True
+
     # The life of the service --------------------------------------------------------------------------------------
 
     def _get_deploy_tasks(self) -> Callable[[], Any]:
         return self._deploy
 
     def _deploy(self) -> ServerModule:
-        """Start the service, unless it runs."""
+        """Start the service; put a new version in the place of the one that runs."""
         running = running_of(self)
-        if running.supervisor is not None:
-            return self
+        if running.backend is not None:
+            if running.backend.is_running:
+                running.backend.switch(self._packed)
+                if running.listed is not None:
+                    running.listed.renew(listed_url(self._spec, running.backend), running.backend.version)
+                return self
+            running.end()
+        self._announce_deployment()
         spec = self._spec if self._token_file is None else replace(self._spec, token=read_token(self._token_file))
         require_token(spec)
-        spec = replace(spec, owner=secrets.token_hex(16))
+        spec = replace(spec, owner=running.own())
         threads = max(1, torch.get_num_threads() // self._replicas)
-        supervisor = Supervisor(replace(spec, threads=threads), replicas=self._replicas, port=self._port)
-        supervisor.start(self._packed)
-        running.begin(
-            supervisor, Client(local_url(supervisor), token=spec.token, owner=spec.owner, timeout=self._timeout)
+        backend = make_backend(
+            self._backend,
+            replace(spec, threads=threads),
+            replicas=self._replicas,
+            port=self._port,
+            autoscaling=self._autoscaling,
         )
+        backend.start(self._packed)
+        client = Client(local_url(backend), token=spec.token, owner=spec.owner, timeout=self._timeout)
+        running.begin(backend, client)
+        if running.listed is not None:
+            running.listed.publish(listed_url(self._spec, backend), backend.version)
         return self
+
+    def _announce_deployment(self) -> None:
+        """Claim the name of the service where there is a gateway; who looks it up waits until the service is up."""
+        running = running_of(self)
+        gateway = None if running.listed is not None else open_gateway()
+        if gateway is not None:
+            kind = "".join(char for char in type(self.module).__name__ if char.isascii() and char.isalnum()).lower()
+            name = self._spec.name or f"{kind or 'service'}-{secrets.token_hex(4)}"
+            running.enlist(gateway.claim(name))
+
+    def _stand_in(self) -> StandIn | None:
+        """Return what calls this service from another process; None while it does not run."""
+        running = running_of(self)
+        options: dict[str, Any] = {"timeout": self._timeout}
+        if self._token_file is not None:
+            options["token_file"] = str(Path(self._token_file).resolve())
+        if running.listed is not None:
+            name = running.listed.name
+            return StandIn(CallRecord(UrlModule, (), {"name": name, **options}), name, running.own())
+        if running.client is None:
+            return None
+        url = running.client.url
+        return StandIn(CallRecord(UrlModule, (url,), options), url, running.own())
 
     def _packed(self, folder: Path, spec: Spec) -> Spec:
         """Write what the workers open, and return the spec that says where it is."""
-        packed = pack(self.module, folder)
+        with alone():
+            packed = pack(self.module, folder)
         example = write_example(self._inputs, folder) if self._inputs else ""
-        return replace(spec, example=example, **packed)
+        mine = self._spec  # configured anew, perhaps, since the service was started
+        return replace(
+            spec, example=example, has_rows=mine.has_rows, most_rows=mine.most_rows, wait=mine.wait, **packed
+        )
 
     def _stop_deployed(self) -> None:
         """Stop the service: running requests finish, and process, port, thread and files are given back."""
@@ -150,14 +218,26 @@ class ServerModule(Module):
 
     def _wait_deployed(self) -> None:
         """Wait until every process answers."""
-        supervisor = running_of(self).supervisor
-        if supervisor is not None:
-            supervisor.wait()
+        backend = running_of(self).backend
+        if backend is not None:
+            backend.wait()
 
     @property
     def _is_deployed(self) -> bool:
-        supervisor = running_of(self).supervisor
-        return supervisor is not None and supervisor.is_running
+        backend = running_of(self).backend
+        return backend is not None and backend.is_running
+
+    @property
+    def name(self) -> str | None:
+        """The name under which other programs find the service; one that it was given, or has while it runs."""
+        listed = running_of(self).listed
+        return self._spec.name or (None if listed is None else str(listed.name))
+
+    @property
+    def version(self) -> int:
+        """The version that answers: 1 after `start`, one more with each `update`; 0 where the service does not run."""
+        backend = running_of(self).backend
+        return 0 if backend is None else backend.version
 
     @property
     def url(self) -> str:
@@ -166,15 +246,12 @@ class ServerModule(Module):
 
     @property
     def pids(self) -> list[int]:
-        """The processes that answer, without those that start at the moment."""
-        supervisor = running_of(self).supervisor
-        return [] if supervisor is None else supervisor.pids
+        """The processes of the version that answers."""
+        backend = running_of(self).backend
+        return [] if backend is None else backend.pids
 
     def _tree(self) -> str:
         return make_repr("Module", "Server", subs=[tree(self.module)])
-
-    def __repr__(self) -> str:
-        return self._tree()
 
     # Calling ------------------------------------------------------------------------------------------------------
 
@@ -194,72 +271,17 @@ class ServerModule(Module):
         return client
 
 
-class UrlModule(Module):
-    """A module that runs elsewhere: calling it calls the service.
-
-    Args:
-        url: Where the service is, such as ``"http://127.0.0.1:8000"``.
-        token_file: A file with the token that it wants to see.
-        timeout: Seconds until a call fails.
-
-    Raises:
-        ConfigurationError: When the URL is none.
-
-    Example:
-        >>> from replayml.serving.server import UrlModule
-        >>> UrlModule("http://127.0.0.1:8000").url
-        'http://127.0.0.1:8000'
-    """
-
-    def __init__(self, url: str, *, token_file: str | None = None, timeout: float = 60.0) -> None:
-        self.url = Client(url).url
-        self._token_file = token_file
-        self._timeout = timeout
-
-    def _tree(self) -> str:
-        return make_repr("Module", "Url", url=self.url)
-
-    def __repr__(self) -> str:
-        return self._tree()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the service: see `replayml.serving.client.Client.call`."""
-        return self._calling().call(args, kwargs)
-
-    async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the service without blocking the event loop."""
-        return await self._calling().acall(args, kwargs)
-
-    def close(self) -> None:
-        """Close the connections; a further call opens new ones."""
-        running_of(self).end()
-
-    def _calling(self) -> Client:
-        running = running_of(self)
-        if running.client is None:
-            token = None if self._token_file is None else read_token(self._token_file)
-            running.begin(None, Client(self.url, token=token, timeout=self._timeout))
-        assert running.client is not None
-        return running.client
-
-
-def read_token(path: str) -> str:
-    """Return the token in a file.
-
-    Raises:
-        ConfigurationError: When it is too short, or holds what a header cannot.
-    """
-    token = Path(path).read_text(encoding="utf-8").strip()
-    if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigurationError(
-            f"the token in {path} has {len(token)} characters; write {_SHORTEST_TOKEN} or more, printable and without "
-            "spaces: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    return token
-
-
-def local_url(supervisor: Supervisor) -> str:
+def local_url(backend: Backend) -> str:
     """Return where this program reaches its own service."""
-    host, port = supervisor.address
+    host, port = backend.address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def listed_url(spec: Spec, backend: Backend) -> str:
+    """Return where other programs reach a service, for the gateway."""
+    if spec.host in LOCAL:
+        return local_url(backend)
+    is_everywhere = spec.host in ("0.0.0.0", "::")  # noqa: S104 - it is compared, not bound
+    name = (*spec.hosts, socket.gethostname())[0] if is_everywhere else spec.host
+    return f"http://[{name}]:{backend.address[1]}" if ":" in name else f"http://{name}:{backend.address[1]}"

@@ -22,9 +22,11 @@ class Spec:
     """What to serve, and how.
 
     Attributes:
-        kind: ``"model"`` or ``"function"``.
+        kind: ``"model"`` or ``"function"``; ``"remote"`` for a worker in front of a cluster.
         place: The path of the model file, or ``module:qualname`` of the function.
         title: What it is called where people see it.
+        name: The name of the service, under which others find it; empty where it has none.
+        version: Which version of the service it is, counted from 1.
         imports: Modules to import first, so that the model file may use their classes.
         trust: Classes and functions that the model file may use besides, as ``module:qualname``.
         renames: Names in the model file and those of today.
@@ -37,17 +39,22 @@ class Spec:
         limits: The limits.
         token: Who sends it may call.
         owner: Who sends it is the program that started the service, and is told what the module raised.
+        owners: The same for the services that it calls, by their names or addresses.
         log: The file for the log; empty for the standard error, without a line for each request.
         sys_path: Where modules are found.
         folder: The private folder of the service.
         table: The file of the table of connections.
         threads: How many threads torch uses; 0 for as many as it likes.
         parent: The process of the supervisor.
+        program: The module that a worker runs.
+        environment: Variables of its environment, besides those of the program.
     """
 
     kind: str
     place: str
     title: str
+    name: str = ""
+    version: int = 1
     imports: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
     renames: dict[str, str] = field(default_factory=dict)
@@ -60,12 +67,15 @@ class Spec:
     limits: ServeLimits = field(default_factory=ServeLimits)
     token: str | None = field(default=None, repr=False)
     owner: str | None = field(default=None, repr=False)
+    owners: dict[str, str] = field(default_factory=dict, repr=False)
     log: str = ""
     sys_path: tuple[str, ...] = ()
     folder: str = ""
     table: str = ""
     threads: int = 0
     parent: int = 0
+    program: str = "replayml.serving.worker"
+    environment: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return it as bytes."""

@@ -1,50 +1,43 @@
-"""The supervisor: a thread of the program that starts the workers, watches them, and answers where they cannot.
+"""The supervisor: starts the workers of a service in a thread of the program, and puts new versions in their place.
 
     listening socket, bound here ─► inherited by each worker, which accepts by itself
-    a worker ends  ─► its waiting requests get a 503, its idle connections go on with the next worker, it is replaced
-    no worker runs ─► connections wait here for one; /readyz says so
+    pack(version) ─► folder of the version ─► `replayml.serving.crew.Crew`: tries it out, switches, drains the old one
 
 Invariants:
-    * The port is known before a worker runs, and stays when one ends.
+    * The port is known before a worker runs, and stays when one ends, and from version to version.
     * No worker outlives the supervisor, nor the supervisor the program.
     * After `stop` there is no process, thread, port, connection or file of the service.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import selectors
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from replayml.core.errors import ConfigurationError
-from replayml.serving.desk import State
-from replayml.serving.doorway import Doorway, answer_and_close
-from replayml.serving.errors import Problem, serving_error
+from replayml.core.errors import ConfigurationError, LifecycleError
+from replayml.serving.backend import Pack
+from replayml.serving.crew import Crew
+from replayml.serving.errors import Problem, ServingError, serving_error
+from replayml.serving.folders import ServiceFolder
 from replayml.serving.hosts import LOCAL
-from replayml.serving.process import Worker
+from replayml.serving.process import Version
 from replayml.serving.spec import Spec
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "require_token"]
 
 _TICK = 1.0
-_YOUNG = 2.0
-_LONGEST_BACKOFF = 10.0
-_GRACE = 5.0
 
 
 class Supervisor:
-    """Runs a service.
+    """Runs a service in processes of this machine.
 
     Args:
         spec: What to serve; what a worker alone needs is filled in here.
@@ -57,32 +50,25 @@ class Supervisor:
         self._spec = spec
         self._replicas = replicas
         self._port = port
-        self._folder: Path | None = None
+        self._address: tuple[str, int] | None = None
+        self._folder: ServiceFolder | None = None
         self._listener: socket.socket | None = None
+        self._crew: Crew | None = None
         self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-        self._workers: list[Worker] = []
-        self._failure: str | None = None
         self._is_stopping = False
-        self._has_been_ready = False
-        self._ear: socket.socket | None = None
-        self._mouth: socket.socket | None = None
-        self._due: list[float] = []
-        self._deaths = 0
-
-    # For the program ----------------------------------------------------------------------------------------------
+        self._switching = threading.Lock()
+        self._packing = threading.RLock()  # held while files are written; not in the way of a signal handler that stops
 
     @property
     def address(self) -> tuple[str, int]:
         """The address and port that the service is bound to."""
-        assert self._listener is not None
-        host, port = self._listener.getsockname()[:2]
-        return str(host), int(port)
+        assert self._address is not None
+        return self._address
 
     @property
     def pids(self) -> list[int]:
-        """The processes of the workers."""
-        return [worker.pid for worker in list(self._workers)]
+        """The processes of the workers of the version that answers."""
+        return [] if self._crew is None else self._crew.pids
 
     @property
     def is_running(self) -> bool:
@@ -90,11 +76,19 @@ class Supervisor:
         return self._thread is not None and self._thread.is_alive() and not self._is_stopping
 
     @property
+    def version(self) -> int:
+        """The version that answers; 0 before there is one."""
+        current = None if self._crew is None else self._crew.current
+        return 0 if current is None else current.spec.version
+
+    @property
     def ready(self) -> int:
         """How many workers answer requests."""
-        return sum(worker.is_ready for worker in list(self._workers))
+        return 0 if self._crew is None else self._crew.ready
 
-    def start(self, pack: Callable[[Path, Spec], Spec]) -> None:
+    # Versions -----------------------------------------------------------------------------------------------------
+
+    def start(self, pack: Pack) -> None:
         """Start the workers, and return when all of them answer.
 
         Args:
@@ -105,43 +99,105 @@ class Supervisor:
             OSError: When the port is taken.
         """
         self._listener = _bound(self._spec.host, self._port)
+        host, port = self._listener.getsockname()[:2]
+        self._address = str(host), int(port)
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f"replayml-serving-{os.getpid()}-"))
-            (self._folder / "metrics").mkdir()
-            spec = pack(self._folder, self._spec)
-            self._spec = replace(spec, sys_path=tuple(sys.path), folder=str(self._folder), parent=os.getpid())
-            self._ear, self._mouth = socket.socketpair()
+            self._folder = ServiceFolder()
+            folder = self._folder.path
+            (folder / "metrics").mkdir()
+            self._spec = replace(self._spec, sys_path=tuple(sys.path), folder=str(folder), parent=os.getpid())
+            self._crew = Crew(self._listener, folder, replicas=self._replicas, limits=self._spec.limits)
             self._thread = threading.Thread(target=self._run, name="replayml-supervisor", daemon=True)
             self._thread.start()
-            self._await_start()
+            with self._switching:
+                self._put(pack)
         except BaseException:
             self.stop(drain=False)
             raise
 
-    def _await_start(self) -> None:
-        end = time.monotonic() + self._spec.limits.start
-        with self._changed:
-            while self._failure is None and self.ready < self._replicas:
-                if not self._changed.wait(max(0.0, min(end - time.monotonic(), _TICK))) and time.monotonic() > end:
-                    self._failure = f"no worker was ready within {self._spec.limits.start:g} s"
-            if self._failure is not None:
-                host, port = self.address
-                raise serving_error(
-                    Problem(
-                        "start-failed", f"{self._spec.title} could not be served. {self._failure}", _url(host, port)
-                    )
-                )
-            self._has_been_ready = True
+    def switch(self, pack: Pack) -> None:
+        """Put a new version in the place of the one that answers: see `replayml.serving.backend.Backend.switch`.
+
+        Args:
+            pack: Writes what the workers of the new version open, and returns the spec that says where it is.
+
+        Raises:
+            ServingError: When the new version did not pass, or the service was stopped meanwhile.
+            LifecycleError: When another call of `switch` is running.
+        """
+        if not self._switching.acquire(blocking=False):
+            raise LifecycleError(
+                "another new version of this service is being tried out at the moment. Wait until that call has "
+                "returned, and call this again"
+            )
+        try:
+            self._put(pack)
+        finally:
+            self._switching.release()
+
+    def _put(self, pack: Pack) -> None:
+        """Try a new version out, and return when it answers alone."""
+        crew, thread = self._crew, self._thread
+        assert crew is not None
+        assert thread is not None
+        version = self._packed(pack)
+        try:
+            crew.order(partial(crew.try_out, version))
+            self._await(version, crew, thread)
+        except BaseException:  # an interrupt
+            crew.order(partial(crew.give_up, version))
+            raise
+        if version.failure is not None and not self._is_stopping:
+            raise self._failed(version)
+        if not self.is_running:
+            raise self._stopped()
+
+    def _packed(self, pack: Pack) -> Version:
+        """Write the files of the next version."""
+        with self._packing:
+            if not self.is_running:
+                raise self._stopped()
+            assert self._folder is not None
+            number = self.version + 1
+            folder = Path(tempfile.mkdtemp(prefix=f"version-{number}-", dir=self._folder.path))
+            try:
+                return Version(replace(pack(folder, self._spec), version=number), folder)
+            except BaseException as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                if not self.is_running:
+                    raise self._stopped() from error
+                raise
+
+    def _await(self, version: Version, crew: Crew, thread: threading.Thread) -> None:
+        with crew.changed:
+            while thread.is_alive() and not crew.is_settled(version):
+                crew.changed.wait(_TICK)
+
+    def _failed(self, version: Version) -> ServingError:
+        title, before = version.spec.title, version.spec.version - 1
+        if not before:
+            text = f"{title} could not be served. {version.failure}"
+            return serving_error(Problem("start-failed", text, _url(*self.address)))
+        text = f"{title} was not updated; version {before} answers as before. {version.failure}"
+        return serving_error(Problem("update-failed", text, _url(*self.address)))
+
+    def _stopped(self) -> ServingError:
+        return serving_error(Problem("stopped", "The service was stopped.", _url(*self.address)))
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every worker answers again, or the service was stopped."""
+        crew = self._crew
+        if crew is None:
+            return
         end = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while self.is_running and self.ready < self._replicas:
+        with crew.changed:
+            while self.is_running and crew.ready < self._replicas:
                 left = _TICK if end is None else min(_TICK, end - time.monotonic())
                 if left <= 0:
                     return
-                self._changed.wait(left)
+                crew.changed.wait(left)
+
+    # The end ------------------------------------------------------------------------------------------------------
 
     def stop(self, *, drain: bool = True) -> None:
         """Stop the workers and give everything back.
@@ -149,166 +205,32 @@ class Supervisor:
         Args:
             drain: Whether running requests may finish.
         """
-        with self._changed:
-            self._is_stopping = True
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            self._wake(b"d" if drain else b"k")
-            thread.join()
-            self._thread = None
-        for end in (self._listener, self._ear, self._mouth):
-            if end is not None:
-                end.close()
-        self._listener_closed()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-    def _listener_closed(self) -> None:
-        self._listener = self._ear = self._mouth = None
-
-    def _wake(self, what: bytes) -> None:
-        if self._mouth is not None:
-            with contextlib.suppress(OSError):
-                self._mouth.send(what)
-
-    # In the thread ------------------------------------------------------------------------------------------------
+        self._is_stopping = True
+        thread, crew = self._thread, self._crew
+        if thread is not None and crew is not None:
+            crew.order(partial(crew.end, is_drained=drain))
+            if thread is threading.current_thread():  # it finalizes what nobody uses any more, and cleans up at its end
+                return
+            if thread.ident is not None:
+                thread.join()
+        self._clean()
 
     def _run(self) -> None:
-        assert self._listener is not None
-        assert self._ear is not None
-        with selectors.DefaultSelector() as selector:
-            self._selector = selector
-            self._door = Doorway(selector, self._listener, self._spec.limits)
-            selector.register(self._ear, selectors.EVENT_READ, self._ear)
-            for _ in range(self._replicas):
-                self._spawn()
-            order = b""
-            while not order:
-                order = self._step()
-            self._end(is_drained=order == b"d")
-            self._door.close()
-            selector.unregister(self._ear)
+        assert self._crew is not None
+        try:
+            self._crew.run()
+        finally:
+            if not self._switching.locked():  # whoever is in there sees the end, and stop() cleans up
+                self._clean()
 
-    def _step(self) -> bytes:
-        """Do what there is to do; return an order of the program, if there is one."""
-        assert self._ear is not None
-        if self.ready:
-            self._door.shut()
-            if self._door.waiting:
-                self._hand_over()
-        else:
-            self._door.open()
-        now = time.monotonic()
-        timeout = min([_TICK, *(max(0.0, due - now) for due in self._due)])
-        for key, _ in self._selector.select(timeout):
-            if key.data is self._ear:
-                order: bytes = self._ear.recv(1)
-                return order
-            if isinstance(key.data, Worker):
-                self._hear(key.data)
-            else:
-                self._door.look(key.data)
-        self._door.expire()
-        self._look_after()
-        return b""
-
-    def _spawn(self) -> None:
-        assert self._listener is not None
-        assert self._folder is not None
-        table = self._folder / f"table-{secrets.token_hex(4)}"
-        worker = Worker(replace(self._spec, table=str(table)), self._listener)
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        with self._changed:
-            self._workers.append(worker)
-            self._changed.notify_all()
-
-    def _hear(self, worker: Worker) -> None:
-        """Take the messages of a worker; without a next one it has ended."""
-        was_ready = worker.is_ready
-        is_open = worker.hear()
-        if worker.is_ready != was_ready or worker.failure is not None:
-            with self._changed:
-                if worker.failure is not None and not self._has_been_ready:
-                    self._failure = worker.failure
-                self._changed.notify_all()
-        if not is_open:
-            self._bury(worker)
-
-    def _look_after(self) -> None:
-        """Replace workers whose time has come, and end those that do not get ready."""
-        now = time.monotonic()
-        for worker in list(self._workers):
-            if not worker.is_ready and not worker.is_draining and now - worker.started > self._spec.limits.start:
-                worker.kill()
-            elif worker.has_ended:
-                self._bury(worker)
-        for due in [due for due in self._due if due <= now]:
-            self._due.remove(due)
-            self._spawn()
-
-    def _bury(self, worker: Worker) -> None:
-        """Answer for a worker that ended, and plan the next."""
-        if worker not in self._workers:
-            return
-        self._selector.unregister(worker.channel)
-        worker.hear()
-        now = time.monotonic()
-        was_young = not worker.ready_at or now - worker.ready_at < _YOUNG
-        code = worker.reap()
-        with self._changed:  # before anybody is answered: who was told of the loss may ask at once who is ready
-            self._workers.remove(worker)
-            if not self._has_been_ready and self._failure is None and not self._is_stopping:
-                self._failure = f"its process ended with {code} before it was ready; see its log"
-            self._changed.notify_all()
-        for connection, state in worker.connections():
-            if state is State.IDLE and not self._is_stopping:
-                self._door.keep(connection)
-            elif state is State.ASKED:
-                answer_and_close(connection, "worker-lost")
-            else:
-                _close(connection)
-        worker.close()
-        assert self._folder is not None
-        for path in (self._folder / "metrics").glob(f"gauge_live*_{worker.pid}.db"):
-            path.unlink(missing_ok=True)
-        if not self._is_stopping:
-            self._deaths = self._deaths + 1 if was_young else 0
-            delay = 0.0 if not self._deaths else min(_LONGEST_BACKOFF, 0.25 * 2 ** (self._deaths - 1))
-            self._due.append(now + delay)
-
-    def _hand_over(self) -> None:
-        """Give the connections that wait to workers that are ready."""
-        workers = [worker for worker in self._workers if worker.is_ready]
-        while self._door.waiting and workers:
-            connection = self._door.take()
-            worker = workers.pop(0)
-            if worker.give(connection):
-                workers.append(worker)
-            else:
-                self._door.keep(connection)
-
-    def _end(self, *, is_drained: bool) -> None:
-        """End all workers."""
-        assert self._listener is not None
-        self._door.shut()
-        for worker in list(self._workers):
-            worker.send(signal.SIGTERM if is_drained and worker.is_ready else signal.SIGKILL)
-        self._listener.close()
-        end = time.monotonic() + (self._spec.limits.drain + _GRACE if is_drained else 0.0)
-        while self._workers:
-            if time.monotonic() > end:
-                for worker in self._workers:
-                    worker.kill()
-            for key, _ in self._selector.select(0.2):
-                if isinstance(key.data, Worker):
-                    self._hear(key.data)
-                elif key.data is self._ear:
-                    self._ear.recv(1)
-                    end = 0.0
-            for worker in list(self._workers):
-                if worker.has_ended:
-                    self._bury(worker)
+    def _clean(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._crew is not None:
+            self._crew.close()
+        with self._packing:
+            if self._folder is not None:
+                self._folder.close()
 
 
 def require_token(spec: Spec) -> None:
@@ -347,9 +269,3 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _close(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()

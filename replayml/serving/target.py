@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
@@ -23,11 +24,13 @@ from replayml.serving.batching import parted
 from replayml.serving.errors import Refusal
 from replayml.serving.schema import TensorSpec, describe_output, specs_of, taken
 from replayml.serving.spec import Spec
+from replayml.serving.streaming import Items, is_stream
 from replayml.serving.wire import decode
 
 __all__ = ["Target"]
 
 _GIVEN = frozenset({"args", "kwargs"})
+_STEADY = ("torch.nn.modules.", "replayml.blocks.", "replayml.layers.")
 
 
 class Target:
@@ -38,10 +41,17 @@ class Target:
 
     Attributes:
         title: What it is called.
+        version: Which version of the service it is.
         specs: What it takes; None where nothing was declared.
-        output: The form of what it returns, as `replayml.serving.schema.describe_output` tells it.
+        output: The form of what it returns, as `replayml.serving.schema.describe_output` tells it; of a stream, the
+            form of its first item.
+        example: The inputs that the service was given as an example; None where there are none.
+        names: What its positional arguments are called, as far as that is known.
+        is_stream: Whether its result comes item by item; None where that is not known.
         has_rows: Whether the first dimension of each input counts rows.
         is_batchable: Whether requests may run together.
+        is_steady: Whether the time that it takes depends on the shapes of its inputs alone: it is made of layers of
+            torch and replayml, and holds no code of the user.
 
     Raises:
         ConfigurationError: When the example does not fit it.
@@ -49,25 +59,38 @@ class Target:
 
     def __init__(self, spec: Spec) -> None:
         self.title = spec.title
+        self.version = spec.version
         self.has_rows = spec.has_rows
         self.is_batchable = spec.most_rows > 0
         for name in spec.imports:
             importlib.import_module(name)
-        self._function, forward = _opened(spec)
+        self._function, forward, self.is_steady = _opened(spec)
+        self._has_gradients = spec.kind == "function"
         self._signature = _signature(forward)
         self.specs: tuple[TensorSpec, ...] | None = None
         self.output: Any = None
+        self.example: Sequence[torch.Tensor] | None = None
+        self.names = _names(self._signature)
+        self.is_stream: bool | None = None
         if spec.example:
             self._rehearse(decode(bytearray(Path(spec.example).read_bytes())))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it."""
-        return self._function(*args, **kwargs)
+        """Run it; a result that comes item by item is made into `replayml.serving.streaming.Items`."""
+        result = self._function(*args, **kwargs)
+        return Items(result, has_gradients=self._has_gradients) if is_stream(result) else result
 
     def _rehearse(self, example: Sequence[torch.Tensor]) -> None:
         self.specs = specs_of(example, any_rows=self.has_rows)
+        self.example = example
         rows = example[0].shape[0] if self.has_rows else None
-        result = self._function(*(value.clone() for value in example))
+        result = self(*(value.clone() for value in example))
+        self.is_stream = isinstance(result, Items)
+        if isinstance(result, Items):
+            if self.is_batchable:
+                raise ConfigurationError(f"{self.title} returns a stream, which has no rows. Serve it with batch=False")
+            with contextlib.closing(result) as items:
+                result = next(items, None)
         self.output = describe_output(result, rows)
         if self.is_batchable and rows is not None:
             try:
@@ -104,16 +127,22 @@ class Target:
         return checked, {}, checked[0].shape[0] if self.is_batchable and checked else None
 
 
-def _opened(spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return what to call, and what has its signature."""
+def _opened(spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], bool]:
+    """Return what to call, what has its signature, and whether it is steady."""
     if spec.kind == "function":
         function = _found(spec.place)
-        return function, function
+        return function, function, False
     trust = [_found(place) for place in spec.trust]
     model = load(spec.place, trust=trust, rename=spec.renames or None)
+    is_steady = False
     if isinstance(model, nn.Module):
         model.eval()
-    return torch.no_grad()(model.__call__), getattr(model, "forward", model)
+        for part in model.modules():
+            take = getattr(type(part), "_take_owners", None)
+            if take is not None:
+                take(part, spec.owners)  # a client of another service of the same program
+        is_steady = not trust and all(type(part).__module__.startswith(_STEADY) for part in model.modules())
+    return torch.no_grad()(model.__call__), getattr(model, "forward", model), is_steady
 
 
 def _found(place: str) -> Any:
@@ -122,6 +151,14 @@ def _found(place: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part)
     return found
+
+
+def _names(signature: inspect.Signature | None) -> tuple[str, ...]:
+    """Return what the positional arguments are called."""
+    if signature is None:
+        return ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, parameter in signature.parameters.items() if parameter.kind in positional)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

@@ -1,24 +1,30 @@
 """The process that has the model and answers requests: ``python -m replayml.serving.worker LISTENER CHANNEL``.
 
-    spec on standard input ─► load ─► "ready" ─► serve until SIGTERM ─► drain ─► exit
+    spec on standard input ─► load ─► "loaded" ─► told to accept ─► serve until SIGTERM ─► drain ─► exit
+                                                                       └─ told to retire ─► finish, return ─► exit
 
 Invariants:
     * It ends with its supervisor, however that ends.
-    * On SIGTERM it stops accepting, answers what it has, and tells every connection that it will be closed.
+    * On SIGTERM it stops accepting, answers what it has, and closes each connection that it has told so.
     * It answers requests only once the model is loaded and its example was run.
+    * Once it is told to retire it reads no further request; the supervisor gets each connection back as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import uvicorn
@@ -33,7 +39,7 @@ from replayml.serving.metrics import Metrics
 from replayml.serving.spec import Spec
 from replayml.serving.target import Target
 
-__all__ = ["EXIT_FAILED", "EXIT_STUCK", "main"]
+__all__ = ["EXIT_FAILED", "EXIT_STUCK", "Engine", "main"]
 
 EXIT_FAILED = 70
 EXIT_STUCK = 75
@@ -47,11 +53,37 @@ _AT_ONCE = 64
 _log = logging.getLogger("replayml.serving")
 
 
-def main(arguments: list[str]) -> int:
+class Engine:
+    """What answers the requests of a worker: a model in a thread of this process."""
+
+    def open(self, spec: Spec) -> Target:
+        """Return what is served."""
+        return Target(spec)
+
+    def batcher(self, target: Target, spec: Spec, observe: Callable[[int, float], None]) -> Batcher:
+        """Return what runs it; called in the event loop.
+
+        Args:
+            target: What is served.
+            spec: How.
+            observe: Is told how many requests ran at once, and how long it took.
+        """
+        return Batcher(
+            target,
+            most_rows=spec.most_rows,
+            wait=spec.wait,
+            room=spec.limits.queue,
+            is_steady=target.is_steady and target.specs is not None,
+            observe=observe,
+        )
+
+
+def main(arguments: list[str], engine: Engine) -> int:
     """Run a worker.
 
     Args:
         arguments: The numbers of the inherited listening socket and of the channel to the supervisor.
+        engine: What answers the requests.
 
     Returns:
         The exit code.
@@ -66,13 +98,14 @@ def main(arguments: list[str]) -> int:
     sys.path[:] = spec.sys_path
     desk = Desk(channel, open_table(Path(spec.table), spec.limits.connections + 16))
     try:
-        target = Target(spec)
+        target = engine.open(spec)
     except Exception as error:  # noqa: BLE001 - whatever the user's module raises is told to whoever started it
         _log.exception("%s could not be loaded", spec.title)
         desk.tell("failed", text=f"{type(error).__name__}: {error}"[:_LONGEST_TEXT])
         return EXIT_FAILED
+    gc.freeze()  # what was loaded stays; looking through all of it would stop the service for a tenth of a second
     channel.setblocking(False)
-    asyncio.run(_serve(spec, target, desk, listener, channel))
+    asyncio.run(_serve(spec, target, engine, desk, listener, channel))
     return 0
 
 
@@ -96,10 +129,12 @@ def _start_log(path: str) -> None:
     logging.getLogger("replayml.serving.access").setLevel(logging.INFO if path else logging.WARNING)
 
 
-async def _serve(spec: Spec, target: Target, desk: Desk, listener: socket.socket, channel: socket.socket) -> None:
+async def _serve(
+    spec: Spec, target: Target, engine: Engine, desk: Desk, listener: socket.socket, channel: socket.socket
+) -> None:
     metrics = Metrics()
     limits = spec.limits
-    batcher = Batcher(target, most_rows=spec.most_rows, wait=spec.wait, room=limits.queue, observe=metrics.ran)
+    batcher = engine.batcher(target, spec, metrics.ran)
     hosts = Hosts(spec.host, spec.hosts)
     service = Service(target, batcher, limits=limits, hosts=hosts, token=spec.token, owner=spec.owner, metrics=metrics)
     config = uvicorn.Config(
@@ -117,16 +152,15 @@ async def _serve(spec: Spec, target: Target, desk: Desk, listener: socket.socket
     server = Server(config, service, desk, limits)
     loop = asyncio.get_running_loop()
     loop.add_reader(channel, server.listen_to, channel)
-    watch = loop.create_task(_watch(batcher, limits))
+    threading.Thread(target=_watch, args=(batcher, limits), name="replayml-watch", daemon=True).start()
     await server.serve(sockets=[listener])
-    watch.cancel()
     batcher.close()
 
 
-async def _watch(batcher: Batcher, limits: ServeLimits) -> None:
+def _watch(batcher: Batcher, limits: ServeLimits) -> None:
     """End the worker when its model is stuck: nobody waits for that any more, and all others wait for it."""
     while True:
-        await asyncio.sleep(1.0)
+        time.sleep(1.0)  # in a thread, because the event loop may be what runs the model
         if batcher.busy_for > 2 * limits.answer:
             _log.error("the model has been running for %.0f s; this worker ends and is replaced", batcher.busy_for)
             os._exit(EXIT_STUCK)
@@ -148,15 +182,16 @@ class Server(uvicorn.Server):
         self._desk = desk
         self._limits = limits
         self._adopting: set[asyncio.Task[Any]] = set()
+        self._listeners: list[socket.socket] = []
+        self._leaving: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, and tell the supervisor."""
+        """Tell the supervisor, which says when to accept connections."""
         await self.lifespan.startup()
         self.servers = []  # accepting is done here, so that the supervisor has a hold of each connection at once
-        for listener in sockets or []:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+        self._listeners = list(sockets or [])
         self.started = True
-        self._desk.tell("ready")
+        self._desk.tell("loaded")
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept who waits."""
@@ -174,11 +209,14 @@ class Server(uvicorn.Server):
             self._adopt(connection)
 
     def _accept_again(self, listener: socket.socket) -> None:
-        if not self._service.is_draining:
+        if not (self._service.is_draining or self._desk.is_retiring):
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, answer what came, and close."""
+        """Stop accepting, answer what came, and return the connections on which nothing is under way."""
+        if self._desk.is_retiring:  # what is under way is finished; the supervisor ends what takes too long
+            await self._leave()
+            return
         self._service.is_draining = True
         self._desk.tell("draining")
         for listener in sockets or []:
@@ -187,15 +225,51 @@ class Server(uvicorn.Server):
         end = asyncio.get_running_loop().time() + _LINGER
         while self.server_state.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_STEP)  # who is between two requests learns with the next answer that it was the last
-        await super().shutdown(sockets)
+        self._retire()
+        try:
+            async with asyncio.timeout(self._limits.drain):
+                await self._leave()
+        except TimeoutError:
+            _log.error("requests that ran for more than %g s are given up", self._limits.drain)
+            tasks = list(self.server_state.tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._service.close()
 
-    def _adopt(self, connection: socket.socket, *, is_given: bool = False) -> None:
+    async def _leave(self) -> None:
+        while self.server_state.connections or self._adopting:
+            await asyncio.sleep(_STEP)
+        self.should_exit = True
+
+    def _retire(self) -> None:
+        """Return each connection, now or when what is under way on it is finished, and end then."""
+        self._desk.is_retiring = True
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+        for connection in list(self.server_state.connections):
+            cast(Connection, connection).give_back()
+        self._desk.tell("retired")
+        self._leaving = loop.create_task(self._leave())
+
+    def _adopt(self, connection: socket.socket, *, is_given: bool = False, is_question: bool = False) -> None:
         """Serve a connection."""
-        slot = self._desk.open(connection, is_given=is_given)
+        slot = None if is_question else self._desk.open(connection, is_given=is_given)
         connection.setblocking(False)
 
         def protocol() -> Connection:
-            return Connection(self.config, self.server_state, {}, desk=self._desk, slot=slot, limits=self._limits)
+            return Connection(
+                self.config,
+                self.server_state,
+                {},
+                own=connection,
+                desk=self._desk,
+                slot=slot,
+                limits=self._limits,
+                is_given=is_given,
+                is_own=is_question,
+            )
 
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(protocol, connection))
@@ -210,12 +284,22 @@ class Server(uvicorn.Server):
             return
         if message is None:
             os._exit(0)
-        for number in files:
-            self._adopt(socket.socket(fileno=number), is_given=True)
+        match message.get("do"):
+            case "accept" if not self.should_exit:
+                for listener in self._listeners:
+                    asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+            case "retire":
+                self._retire()
+            case "ask" if files:
+                self._adopt(socket.socket(fileno=files[0]), is_question=True)
+            case "take" if files:
+                self._adopt(socket.socket(fileno=files[0]), is_given=True)
+            case "take":  # no more files may be open
+                self._desk.tell("open", given=True)
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1:], Engine())
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)  # threads of the user's module do not keep the process

@@ -35,7 +35,7 @@ from replayml.layers.optimizer import Adam, Optimizer
 from replayml.module.module import Module
 from replayml.recipe import Codec
 from replayml.recipe.files import weights
-from replayml.training import checkpoint, lifecycle
+from replayml.training import checkpoint, lifecycle, noting
 from replayml.training.arguments import (
     LossLike,
     OptimizerLike,
@@ -70,9 +70,9 @@ LIGHTNING_ATTRIBUTES = (frozenset(vars(LightningModule())) - frozenset(vars(nn.M
     "test_step",
     "predict_step",
     CHOSEN,
-    checkpoint.DEFAULT_DTYPE,
-    checkpoint.FAULT,
-    checkpoint.EXPECTED,
+    noting.DEFAULT_DTYPE,
+    noting.FAULT,
+    noting.EXPECTED,
     weights.MAPPED,
 }
 
@@ -214,7 +214,8 @@ class Application(Running, Module, LightningModule):
             if isinstance(optimizer, Optimizer):
                 _set_learning_rate(self, optimizer, value)
                 return
-        super().__setattr__(name, value)
+        with quiet() if lifecycle.is_of_run(self, value) else nullcontext():
+            super().__setattr__(name, value)
 
     # Building -------------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class Application(Running, Module, LightningModule):
             )
             with stance:
                 super().build(*args, **kwargs)
-            checkpoint.note_build(self)
+            noting.note_build(self)
         return self
 
     def configure_model(self) -> None:
@@ -240,7 +241,8 @@ class Application(Running, Module, LightningModule):
             return
         run_waiting(self, "before_fit")
         if trainer.checkpoint_callbacks:
-            checkpoint.require_recipe(self)
+            noting.require_recipe(self)
+            lifecycle.Start.join(trainer)
         weights.own_memory(self)
         lifecycle.Lifecycle.join(trainer)
 
@@ -350,4 +352,4 @@ def _set_learning_rate(app: Application, optimizer: Optimizer, value: Any) -> No
         record = below.__dict__.get("_record")
         if record is not None and record.blueprint is old:
             record.blueprint = new
-    checkpoint.note_recipe(app)
+    noting.note_recipe(app)

@@ -18,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,36 +27,28 @@ from typing import Any
 
 import lightning
 import torch
-from lightning import LightningModule
-from lightning.pytorch import Callback
-from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn
 
 from replayml.core.copying import describe
 from replayml.core.errors import ArgumentError, CheckpointError, NotBuiltError, RecipeError
 from replayml.core.replay import realize
 from replayml.core.tape import CallRecord
-from replayml.module import sameness
 from replayml.module.gathering import is_sharded, require_values
-from replayml.module.keeping import Again, note_state, restore, set_modes
+from replayml.module.keeping import note_state, restore, set_modes
 from replayml.module.sizes import (
-    BUILD_DTYPE,
     built_again,
     default_dtype,
-    note_taken,
     remember_call,
-    sizes_of,
-    write_sizes,
 )
 from replayml.module.unsaved import kept, put_back, require_places
-from replayml.recipe import Codec, Limits, Recipe
+from replayml.recipe import Codec, Limits
 from replayml.recipe.files import weights
 from replayml.recipe.files.atomic import replace_file
 from replayml.recipe.files.dense import require_dense
 from replayml.recipe.files.reading import SUFFIX
 from replayml.recipe.randomness import random_state, resume_randomness
 from replayml.recipe.text.metering import free_memory, measured
+from replayml.training.noting import OF_TRAINING, REFUSED, again_of, require_recipe
 from replayml.training.opening import (
     ARGS_KEY,
     DTYPE_KEY,
@@ -82,154 +74,14 @@ __all__ = [
     "from_call",
     "is_checkpoint",
     "load",
-    "note_build",
-    "note_recipe",
-    "require_recipe",
     "resume",
     "save",
 ]
 
-FAULT = "_recipe_fault"
-EXPECTED = "_expected_weights"
-DEFAULT_DTYPE = BUILD_DTYPE
-
 _LIMITS = Limits()
-
-_NO_CHECKPOINT = (
-    "A checkpoint of this model could not be loaded again, so none is written. {remedy}, or train with "
-    "enable_checkpointing=False"
-)
-_REFUSED = _NO_CHECKPOINT.format(
-    remedy="Take the change back, make it before the build (on app.new()), or in a method that is decorated with "
-    "@replayml.after_build"
-)
-
-# What no longer is as in the recipe, but costs a training no weights: hooks may only look, and a schedule of a callback
-# changes settings, or an activation.
-_OF_CALLBACKS = (sameness.HOOKS,)
-_OF_TRAINING = (sameness.HOOKS, sameness.FORWARD, sameness.SETTINGS, sameness.ATTRIBUTES, sameness.LIGHT)
 
 
 # Saving ---------------------------------------------------------------------------------------------------------
-
-
-def note_build(app: Any) -> None:
-    """Note the recipe of an application that was just built."""
-    note_taken(app)
-    note_recipe(app)
-
-
-def note_recipe(app: Any) -> None:
-    """Put the recipe of a built application among its hyper-parameters, where Lightning saves it."""
-    app.__dict__.pop(FAULT, None)
-    before = app.__dict__.pop(EXPECTED, None)
-    if isinstance(before, Again) and before.is_of(app):
-        _again(app).is_trained = before.is_trained
-    try:
-        text = Recipe.of(describe(app), built=True).to_json()
-        sizes = write_sizes(sizes_of(app))
-    except RecipeError as error:
-        app.__dict__[FAULT] = error.args
-        for key in (RECIPE_KEY, ARGS_KEY, KWARGS_KEY):
-            app.hparams.pop(key, None)
-        return
-    build = {SIZES_KEY: sizes}
-    dtype = app.__dict__.setdefault(DEFAULT_DTYPE, torch.get_default_dtype())
-    if dtype is not torch.float32:
-        build[DTYPE_KEY] = str(dtype)
-    app.hparams.update({RECIPE_KEY: text, ARGS_KEY: [], KWARGS_KEY: build})
-
-
-def require_recipe(
-    app: Any, told: Collection[str] = _OF_CALLBACKS, written: Mapping[str, Any] = MappingProxyType({})
-) -> None:
-    """Raise when a checkpoint of an application could not be loaded.
-
-    Args:
-        app: The application.
-        told: What is told in a warning instead, as for `replayml.module.keeping.Again.require_same`; of an application
-            that has been trained, whatever costs no weights.
-        written: Its weights, where others than those in its ``state_dict`` are about to be written.
-
-    Raises:
-        RecipeError: Naming the value that has no data form.
-        CheckpointError: When the model is no longer what its recipe makes.
-    """
-    if FAULT not in app.__dict__ and RECIPE_KEY not in app.hparams:
-        note_recipe(app)
-    fault = app.__dict__.get(FAULT)
-    if fault is not None:
-        code, where, message = fault
-        remedy = _NO_CHECKPOINT.format(remedy="Mend the value named here")
-        raise RecipeError(code, where, f"{message} {remedy}")
-    state = {weights.normal_name(name): value for name, value in app.state_dict().items()}
-    if written:
-        names = {weights.normal_name(name): value for name, value in written.items()}
-        state = {name: state.get(name, value) for name, value in names.items()}
-    for name, value in state.items():
-        require_dense(name, value)
-    told = _OF_TRAINING if _is_trained(app) else told
-    _again(app).require_same(state, partly=not app.strict_loading, told=told, end=_REFUSED)
-    if app._trainer is not None and _is_fitting(app._trainer):
-        _Start.join(app._trainer)
-
-
-def _again(app: Any) -> Again:
-    """Return what makes an application again, as loading its checkpoint would; a copy of it gets one of its own."""
-    found = app.__dict__.get(EXPECTED)
-    if isinstance(found, Again) and found.is_of(app):
-        return found
-    new = app.__dict__[EXPECTED] = Again(app)
-    return new
-
-
-def _is_trained(app: Any) -> bool:
-    """Tell whether an application has been trained while the program runs, and remember it."""
-    again, trainer = _again(app), app._trainer
-    if trainer is not None and not _is_fitting(trainer) and trainer.lightning_module is app:
-        again.is_trained |= trainer.fit_loop.epoch_loop.batch_progress.total.started > 0
-    return again.is_trained
-
-
-def _is_fitting(trainer: Any) -> bool:
-    return trainer.state.fn is TrainerFn.FITTING and trainer.state.status is TrainerStatus.RUNNING
-
-
-class _Start(Callback):
-    """Looks at an application once more at its first batch, after all that callbacks do before."""
-
-    def __init__(self) -> None:
-        self._is_due = False
-
-    @classmethod
-    def join(cls, trainer: Any) -> None:
-        """Put one in front of the callbacks of a trainer, if there is none yet."""
-        if not any(isinstance(callback, cls) for callback in trainer.callbacks):
-            trainer.callbacks.insert(0, cls())
-
-    def on_train_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Wait for the first batch."""
-        self._is_due = EXPECTED in pl_module.__dict__
-
-    def on_train_batch_start(
-        self, trainer: LightningTrainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Raise when a checkpoint could not be loaded, and remember that the application has been trained."""
-        if not self._is_due:
-            return
-        self._is_due = False
-        if trainer.checkpoint_callbacks and _is_written_as_it_is(trainer, pl_module):
-            require_recipe(pl_module, _OF_TRAINING)
-        _again(pl_module).is_trained = True
-
-
-def _is_written_as_it_is(trainer: Any, app: Any) -> bool:
-    """Tell whether nobody has a say in what is written of an application, and its weights are at hand."""
-    return (
-        isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
-        and type(app).on_save_checkpoint.__module__.startswith("replayml.")
-        and all(type(each).on_save_checkpoint is Callback.on_save_checkpoint for each in trainer.callbacks)
-    )
 
 
 def complete(app: Any, checkpoint: dict[str, Any]) -> None:
@@ -267,7 +119,7 @@ def _complete(app: Any, checkpoint: dict[str, Any]) -> None:
     trainer = app._trainer
     state = checkpoint.get("state_dict") or {}
     is_in_training = trainer is not None and trainer.state.fn is TrainerFn.FITTING
-    require_recipe(app, _OF_TRAINING if is_in_training else (), state)
+    require_recipe(app, OF_TRAINING if is_in_training else (), state)
     if state and (trainer is None or trainer.is_global_zero):
         _check_written(app, state)
     # What a constructor's save_hyperparameters() kept is in the recipe as well; here stays what every reader can open.
@@ -275,7 +127,7 @@ def _complete(app: Any, checkpoint: dict[str, Any]) -> None:
     names = {weights.normal_name(name) for name in app.state_dict()}
     recipe: str = app.hparams[RECIPE_KEY]
     checkpoint[STATE_KEY] = note_state(app, recipe, names, _modes_of_training(app, trainer)).to_text()
-    checkpoint[TENSORS_KEY] = {} if is_sharded(app) else kept(app, names, _again(app).places)
+    checkpoint[TENSORS_KEY] = {} if is_sharded(app) else kept(app, names, again_of(app).places)
     if trainer is None or trainer.world_size == 1:
         checkpoint[RANDOM_KEY] = random_state()
     weights.own_memory(app)
@@ -291,13 +143,13 @@ def _check_written(app: Any, state: Mapping[str, Any]) -> None:
         else:
             others[name] = value
     require_openable(others)
-    groups = weights.differences(weights.forms(state), weights.forms(_again(app).whole().state_dict()))
+    groups = weights.differences(weights.forms(state), weights.forms(again_of(app).whole().state_dict()))
     if not app.strict_loading:
         groups.pop("missing", None)
     if groups:
         raise CheckpointError(
             f"what is written for {type(app).__name__} is not what its recipe makes; against its recipe: "
-            f"{weights.listed(groups)}. {_REFUSED}"
+            f"{weights.listed(groups)}. {REFUSED}"
         )
 
 

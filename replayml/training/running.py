@@ -110,8 +110,8 @@ class Running(Steps):
     ) -> None:
         """Set what `update` trains this application with; recorded before the build.
 
-        The data is an argument like any other: ``new()`` copies it, and a recipe holds it where it has a data form. A
-        function that returns it is recorded by its name, which keeps recipes and checkpoints small.
+        ``new()`` copies the data. Model files, checkpoints and recipes have this call only where all that is given to
+        it is names and a few plain values, such as a function that returns the data; other data is no part of a file.
 
         Args:
             train_data: What `fit` takes; or a function, or a class, to be called for it when the training starts.

@@ -195,10 +195,8 @@ class Maker:
             return self._empty(spec, *map(self.make, spec.steps))
         if spec.form == "name":
             return self._empty(spec, **dict(zip(spec.names, map(self.make, spec.steps), strict=True)))
-        around, self._open = self._open, []  # it stands in no other flow yet
         with self._empty(spec) as flow:
             self._fill(flow, spec)
-        self._open = around
         return flow
 
     def _fill(self, flow: Any, spec: Spec) -> None:
@@ -216,12 +214,11 @@ class Maker:
         even, other = spec.steps
         if spec.form == "position":
             return switch(is_even, self.make(even), "default", self.make(other))
-        around, self._open = self._open, []
         with switch() as flow:
             self._open.append(flow)
             flow.case[is_even : self.make(even)]
             flow.case("default", self.make(other))
-        self._open = around
+            self._open.pop()
         return flow
 
 
@@ -251,7 +248,7 @@ class Plain:
     def __init__(self) -> None:
         self._given: list[int | tuple[int, ...]] = []
 
-    def run(self, spec: Spec, x: int, path: str = "", around: Spec | None = None) -> int:
+    def run(self, spec: Spec, x: int, path: str = "") -> int:
         """Return what the flow returns for a number.
 
         Raises:
@@ -269,8 +266,7 @@ class Plain:
                 return mix(self._given[-1 - spec.value % len(self._given)], x)
         outer = self._given
         if spec.form == "with":
-            is_inside = around is not None and spec.is_put_in_first(around)
-            self._given = [*(outer if is_inside else []), x]
+            self._given = [*outer, x]
         try:
             return self._flow(spec, x, f"{path}." if path else "")
         finally:
@@ -288,19 +284,19 @@ class Plain:
             case "pipeline" | "loop":
                 for _ in range(spec.value if spec.kind == "loop" else 1):
                     for name, step in pairs:
-                        x = self.run(step, x, path + name, spec)
+                        x = self.run(step, x, path + name)
                 return x
             case "parallel":
-                return sum(self.run(step, x, path + name, spec) for name, step in pairs)
+                return sum(self.run(step, x, path + name) for name, step in pairs)
             case "diverter" | "warp":
                 if spec.form == "with":
                     self._given[-1] = (x, x + 1)
                 note("both")
                 if spec.kind == "warp":
                     pairs = pairs * 2
-                outputs = [self.run(step, x + i, f"{path}1.{name}", spec) for i, (name, step) in enumerate(pairs)]
+                outputs = [self.run(step, x + i, f"{path}1.{name}") for i, (name, step) in enumerate(pairs)]
                 return total(*outputs)
             case _:
                 (first, even), (second, other) = pairs
                 chosen, name = (even, first) if is_even(x) else (other, second)
-                return self.run(chosen, x, path + name, spec)
+                return self.run(chosen, x, path + name)

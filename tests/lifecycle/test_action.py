@@ -13,31 +13,9 @@ from hypothesis import given
 from torch import nn
 
 import replayml
-from replayml import ActionModule, NotBuiltError, bind, make_repr, parallel, pipeline
-from replayml.lifecycle.showing import tree
+from replayml import ActionModule, NotBuiltError, bind, parallel, pipeline
+from tests.lifecycle.seed import MyModule, MyModule2
 from tests.lifecycle.steps import SPECS, TRUST, Maker, Shift, Spec, inc, negate, outcome
-
-
-class MyModule(replayml.Module):
-    """The module of the seed's examples."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def forward(self, input: str) -> str:
-        return f"[Module {self.name} get input: {input}]"
-
-
-class MyModule2(replayml.Module):
-    """The module with two others in it of the seed's examples."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.m1_1 = MyModule(f"{name} m1-1")
-        self.m1_2 = MyModule(f"{name} m1-2")
-
-    def __repr__(self) -> str:
-        return make_repr("Module", type(self), subs=[tree(self.m1_1), tree(self.m1_2)])
 
 
 def test_modules_in_steps_are_submodules() -> None:

@@ -458,6 +458,27 @@ def test_switch_chooses() -> None:
         switch().a = inc
 
 
+def test_a_switch_tells_which_condition_failed() -> None:
+    """An error in a condition, and an array that is compared with a value, name the condition."""
+    failing: Any = switch(lambda x: 1 / x, inc, 5, inc)
+    with pytest.raises(ZeroDivisionError) as caught:
+        failing(0)
+    assert caught.value.__notes__ == ["in step 'condition 0'"]
+    with pytest.raises(RuntimeError, match="ambiguous") as caught_too:
+        switch(5, inc, "default", inc)(torch.zeros(2))
+    first, second = caught_too.value.__notes__
+    assert "for arrays give a function" in first
+    assert second == "in step 'condition 0'"
+
+
+def test_a_flow_is_no_step_of_itself() -> None:
+    """A flow that is put into itself is refused, with the name of the step."""
+    flow = pipeline(inc)
+    with pytest.raises(ConfigurationError, match="pipeline cannot stand below itself: it was assigned to '1' of"):
+        flow.append(flow)
+    assert flow(1) == 2
+
+
 def test_a_switch_of_modules_is_built() -> None:
     """Conditions and steps that are modules are children: they get weights, and are configured."""
     flow = switch(Shift(-1), Shift(10), "default", Shift(20))
@@ -567,22 +588,74 @@ def test_bound_steps_tell_what_is_missing() -> None:
         copy.deepcopy(flow.input)
 
 
-def test_a_flow_is_put_into_another_one_before_it_is_bound_to_it() -> None:
-    """A step cannot be bound to a flow that it does not stand in; a constructor may be given such a step."""
+def test_a_step_may_be_bound_before_its_flow_is_put_in() -> None:
+    """Steps of flows that stand in no other one yet can be bound to that, however deep; copies are bound to copies."""
     with pipeline() as flow:
         inner = parallel(inc)
-        with pytest.raises(ConfigurationError, match=r"does not stand yet.*with parallel\(\) as outer.inner"):
-            inner.late = bind(mix, flow.input, _0)
-        assert list(inner.steps) == ["0"]
-        flow.inner = inner
         inner.late = bind(mix, flow.input, _0)
-        flow.other = parallel(total, bind(mix, flow.input, _0))
-    assert flow(1) == flow.new()(1)
+        deep = pipeline()
+        deep.a = pipeline(inner, bind(total, flow.input, _0, _1))
+        deep.a.b = bind(mix, deep.input, _0)
+        deep.c = parallel(bind(mix, flow.input, _0)).sum
+        flow.deep = deep
+        flow.other = parallel(total, bind(mix, flow.input, _0)).sum
+
+    def expected(x: int) -> int:
+        a = x + (x + 1) + (x + x) + x
+        return (a + x) + (x + a + x)
+
+    read = replayml.Recipe.from_json(flow.recipe().to_json()).model(trust=TRUST)
+    names: dict[str, Any] = {}
+    exec(flow.to_code(), names)
+    around = pipeline(triple, flow)
+    around.append(inc)
+    for other in (
+        flow,
+        flow.new(),
+        flow.new().new(),
+        read,
+        names["model"],
+        flow.create(),
+        pickle.loads(pickle.dumps(flow)),
+    ):
+        assert other(1) == expected(1)
+        assert other(5) == expected(5)
+    copies = [around, around.new(), around.new().new(), pickle.loads(pickle.dumps(around))]
+    assert [copy(2) for copy in copies] == [expected(6) + 1] * 4
+    assert [copy.new().steps["1"](5) for copy in copies] == [expected(5)] * 4
+    assert [copy.steps["1"].new()(5) for copy in copies] == [expected(5)] * 4
+
+
+def test_a_step_may_be_bound_in_a_flow_that_is_given_to_a_larger_one() -> None:
+    """What is put into a flow below another one is copied with it, from either of the two."""
+    with pipeline() as flow:
+        flow.first = pipeline(triple)
+        around = pipeline(inc)
+        around.flow = flow
+        inner = pipeline()
+        inner.a = pipeline(bind(mix, flow.input, _0), bind(mix, around.input, _0))
+        inner.a.b = bind(mix, flow.first.input, _0)
+        del inner.a.b
+        flow.inner = inner
+
+    assert around(1) == around.new()(1) == around.new().new()(1) == pickle.loads(pickle.dumps(around))(1) == 6 + 2 + 1
+    delattr(flow.inner.a, "1")
+    inside: Any = around.new().flow
+    assert flow.new()(2) == flow.new().new()(2) == flow.new().create()(2) == inside.new()(2) == 8
+
+
+def test_a_step_is_bound_to_flows_that_run() -> None:
+    """A step whose flow was never put into the one that it is bound to says so, and so does one copied out of it."""
+    with pipeline() as flow:
+        flow.inner = parallel(inc)
+        flow.inner.late = bind(mix, flow.input, _0)
     assert flow.inner(1, _skip_items="late") == (2,)
-    alone = flow.inner.new()
-    assert alone(1, _skip_items="late") == (2,)
-    with pytest.raises(ConfigurationError, match="bound to a flow that is not running"):
-        alone(1)
+    elsewhere = parallel(inc)
+    elsewhere.late = bind(mix, flow.input, _0)
+    for alone in (flow.inner.new(), elsewhere, elsewhere.new()):
+        assert alone(1, _skip_items="late") == (2,)
+        with pytest.raises(ConfigurationError, match="bound to a flow that is not running"):
+            alone(1)
 
 
 def test_outputs_are_named_by_the_step_itself() -> None:

@@ -20,7 +20,7 @@ from torch import nn
 import replayml
 from replayml import ConfigurationError, module_register
 from replayml.lifecycle.registry import Registry
-from replayml.lifecycle.showing import tree
+from replayml.module.showing import tree
 from tests.lifecycle.steps import Shift, inc, negate
 
 
@@ -131,7 +131,7 @@ def test_two_things_have_two_names(group: str) -> None:
     assert f"at {first} and at {second}" in str(error.value)
     assert ours().inc()(3) == 3
     with pytest.raises(
-        ConfigurationError, match=rf"a group 'mymodules' already.*{Path(__file__).name}:\d+.*remove_group"
+        ConfigurationError, match=rf"mymodules is registered twice.*{Path(__file__).name}:\d+ and at .*remove_group"
     ):
         module_register.new_group(group)
 

@@ -8,38 +8,7 @@ from typing import Any
 import pytest
 
 import replayml
-from replayml.lifecycle.showing import tree
-
-
-class MyModule(replayml.Module):
-    """Trains and deploys by saying so, and answers with what it got."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def _get_train_tasks(self) -> Any:
-        return replayml.pipeline(lambda: print(f"Module {self.name} trained!"))
-
-    def _get_deploy_tasks(self) -> Any:
-        return replayml.pipeline(lambda: print(f"Module {self.name} deployed!"))
-
-    def forward(self, given: Any) -> str:
-        return f"[Module {self.name} get input: {given}]"
-
-
-class MyModule2(replayml.Module):
-    """Has two modules as attributes, and a deployment of its own."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.m1_1 = MyModule(f"{name} m1-1")
-        self.m1_2 = MyModule(f"{name} m1-2")
-
-    def _get_deploy_tasks(self) -> Any:
-        return replayml.pipeline(lambda: print(f"Module {self.name} deployed!"))
-
-    def __repr__(self) -> str:
-        return replayml.make_repr("Module", self.__class__, subs=[tree(self.m1_1), tree(self.m1_2)])
+from tests.lifecycle.seed import MyModule, MyModule2
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -51,7 +20,7 @@ def test_a_module_by_inheriting(capsys: pytest.CaptureFixture[str]) -> None:
     """A module is called, updated, started and evaluated as the seed shows."""
     m = MyModule("example")
     assert m("hello world") == "[Module example get input: hello world]"
-    assert m.update() is m
+    assert repr(m.update()) == "<Module type=MyModule name=example>"
     assert printed(capsys) == ["Module example trained!", "Module example deployed!"]
     assert m.start() is m
     assert printed(capsys) == ["Module example deployed!"]
@@ -64,6 +33,7 @@ def test_a_module_by_inheriting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_attributes_are_submodules() -> None:
     """Modules set as attributes are the submodules, in their order."""
     m2 = MyModule2("m2")
+    assert repr(m2.submodules) == "[<Module type=MyModule name=m2 m1-1>, <Module type=MyModule name=m2 m1-2>]"
     assert m2.submodules == [m2.m1_1, m2.m1_2]
     assert [m.name for m in m2.submodules] == ["m2 m1-1", "m2 m1-2"]
 
@@ -94,6 +64,9 @@ def test_steps_are_submodules() -> None:
     """The modules given to an ``ActionModule``, in flows inside too, are its submodules, and its repr shows them."""
     m1, m2 = MyModule("m1"), MyModule("m2")
     assert replayml.ActionModule(m1, m2).submodules == [m1, m2]
+    assert repr(replayml.ActionModule(m1, m2).submodules) == (
+        "[<Module type=MyModule name=m1>, <Module type=MyModule name=m2>]"
+    )
     m1, m2, m3 = MyModule("m1"), MyModule("m2"), MyModule("m3")
     action = replayml.ActionModule(replayml.pipeline(m1, replayml.parallel(m2, m3)))
     assert action.submodules == [m1, m2, m3]
@@ -105,6 +78,70 @@ def test_steps_are_submodules() -> None:
         "        |- <Module type=MyModule name=m2>",
         "        └- <Module type=MyModule name=m3>",
     ]
+
+
+FLOW = [
+    "<Flow type=Pipeline items=[]>",
+    "|- <Module type=MyModule name=m1>",
+    "└- <Flow type=Parallel items=[]>",
+    "    |- <Module type=MyModule name=m2>",
+    "    └- <Module type=MyModule name=m3>",
+]
+
+
+def test_what_is_served_is_a_submodule() -> None:
+    """A module given to a ``ServerModule``, and those in a flow given to it, are its submodules; its repr shows all."""
+    m1 = MyModule("m1")
+    sm = replayml.ServerModule(m1)
+    assert sm.submodules == [m1]
+    assert repr(sm.submodules) == "[<Module type=MyModule name=m1>]"
+    assert repr(sm).splitlines() == ["<Module type=Server>", "└- <Module type=MyModule name=m1>"]
+    flow, modules = some_flow()
+    sm = replayml.ServerModule(flow)
+    assert sm.submodules == modules
+    assert repr(sm).splitlines() == ["<Module type=Server>", "└- " + FLOW[0], *("    " + line for line in FLOW[1:])]
+    flow, modules = some_flow()
+    sm = replayml.ServerModule(replayml.ActionModule(flow))
+    assert sm.submodules[0].submodules == modules
+    assert repr(sm).splitlines() == [
+        "<Module type=Server>",
+        "└- <Module type=Action sub-category=Flow type=Pipeline items=[]>",
+        "    └- " + FLOW[0],
+        *("        " + line for line in FLOW[1:]),
+    ]
+
+
+def some_flow() -> tuple[replayml.pipeline, list[MyModule]]:
+    """Return the flow of the seed, and the modules in it."""
+    m1, m2, m3 = MyModule("m1"), MyModule("m2"), MyModule("m3")
+    return replayml.pipeline(m1, replayml.parallel(m2, m3)), [m1, m2, m3]
+
+
+def test_a_flow_is_deployed_with_its_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    """``start`` deploys the modules in a served flow before the server, which answers as the flow does from then on."""
+    flow, _ = some_flow()
+    sm = replayml.ServerModule(flow)
+    try:
+        assert sm.start() is sm
+        assert printed(capsys) == ["Module m1 deployed!", "Module m2 deployed!", "Module m3 deployed!"]
+        assert sm.status()["model"] == "deployed"
+        assert sm("hello") == flow("hello")
+        sm.evalset(["hello", "world"])
+        assert sm.eval().eval_result == [flow("hello"), flow("world")]
+    finally:
+        sm.stop()
+    assert set(sm.status().values()) == {"stopped"}
+
+
+def test_a_module_is_deployed_without_its_submodules(capsys: pytest.CaptureFixture[str]) -> None:
+    """``start(recursive=False)`` deploys the server alone; what it serves needs no deployment to answer."""
+    sm = replayml.ServerModule(MyModule2("m2"))
+    try:
+        sm.start(recursive=False)
+        assert printed(capsys) == []
+        assert sm.status()["model"] == "deployed"
+    finally:
+        sm.stop()
 
 
 def test_joint_deployment(capsys: pytest.CaptureFixture[str]) -> None:

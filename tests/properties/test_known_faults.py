@@ -352,6 +352,31 @@ def test_a_part_that_was_taken_out_and_put_back_is_the_users() -> None:
         assert other.head.inner.in_features == 6
 
 
+class Growing(Module):
+    """A module that adds to the list that it is given."""
+
+    def __init__(self, part: Any = None) -> None:
+        self.part = part
+        if isinstance(part, LayerList):
+            part.append(Layer(nn.ReLU))
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(("is_configured", "size"), [(True, 1), (False, 2)])
+def test_a_part_that_leaves_is_what_its_record_says(is_shared: bool, is_configured: bool, size: int) -> None:
+    """What an ``__init__`` did to an argument is undone when it runs again, stays otherwise, and is told once."""
+    part = LayerList(Layer(nn.Tanh))
+    other = LayerList(part) if is_shared else None
+    model = Growing(part)
+    if is_configured:
+        model.configure(part=Layer(nn.GELU))
+    else:
+        model.part = Layer(nn.GELU)
+    assert (len(part), len(part.new())) == (size, size)
+    if other is not None:
+        assert len(other.new()[0]) == size
+
+
 def test_an_unbuilt_part_is_refused_by_a_built_model() -> None:
     """Assigning an unbuilt layer to a built model names the ways out, and changes nothing."""
     model: Any = Sequential(Layer(nn.Linear, 2, 2)).build()

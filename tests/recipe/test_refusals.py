@@ -340,6 +340,18 @@ DOCUMENTS: dict[str, tuple[str, str, Any, Any]] = {
         document({"$tree": [["a"], None]}),
         document(tape=[entry(args=[{"$tree": [["a"], None]}])]),
     ),
+    "tree further out than there are models": (
+        "bad-reference",
+        "model.tape[0].args[0]",
+        document(tape=[entry(args=[{"$tree": [["a"], None, True]}])]),
+        document(tape=[entry(args=[call(tape=[entry(args=[{"$tree": [["a"], None, True]}])])])]),
+    ),
+    "tree that is one further out": (
+        "bad-value",
+        "model.tape[0].args[0].tape[0].args[0]",
+        document(tape=[entry(args=[call(tape=[entry(args=[{"$tree": [["a"], None, 1]}])])])]),
+        document(tape=[entry(args=[call(tape=[entry(args=[{"$tree": [["a"], None, True]}])])])]),
+    ),
     "tree of a dunder": (
         "bad-target",
         "model.tape[0].args[0]",

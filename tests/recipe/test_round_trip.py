@@ -64,6 +64,17 @@ def test_one_object_in_several_places_stays_one_object() -> None:
     assert record.tape[1].args[1] == TreeRef(("b",), "weight")
 
 
+def test_references_further_out_are_written() -> None:
+    """On the tape of a module that is given to others, a reference says how far out the tree is that it is about."""
+    entries = [TapeEntry((), "adjust", (TreeRef(("a",), None, outer), outer)) for outer in range(3)]
+    inner = CallRecord(Net, (), {}, entries)
+    middle = CallRecord(Net, (), {}, [TapeEntry((), "adjust", (inner,))])
+    record = CallRecord(Net, (), {}, [TapeEntry((), "adjust", (middle,))])
+    read = Recipe.from_json(Recipe.of(record).to_json()).record()
+    assert read == record
+    assert [entry.args[0].outer for entry in read.tape[0].args[0].tape[0].args[0].tape] == [0, 1, 2]
+
+
 def test_each_reading_makes_new_objects() -> None:
     """Two records of one recipe share no list and no tensor, so that a change of one leaves the other alone."""
     recipe = Recipe.of(CallRecord(Net, ([1], torch.zeros(1))))

@@ -29,9 +29,10 @@ class Reply(NamedTuple):
 class Line:
     """A connection to a service."""
 
-    def __init__(self, url: str, timeout: float = 20.0) -> None:
+    def __init__(self, url: str, timeout: float = 120.0) -> None:
         self.host = urlsplit(url).netloc
         address = urlsplit(url)
+        self._rest = b""
         self.socket = socket.create_connection((address.hostname, address.port or 80), timeout=timeout)
 
     def __enter__(self) -> Line:
@@ -53,7 +54,7 @@ class Line:
 
     def reply(self) -> Reply:
         """Return the next answer."""
-        data = b""
+        data, self._rest = self._rest, b""
         while b"\r\n\r\n" not in data:
             more = self.socket.recv(65536)
             if not more:
@@ -67,7 +68,9 @@ class Line:
             if not more:
                 raise ConnectionError("the connection was closed in the middle of an answer")
             body += more
-        return Reply(int(first.split()[1]), headers, body)
+        size = int(headers.get("content-length", 0))
+        self._rest = body[size:]
+        return Reply(int(first.split()[1]), headers, body[:size])
 
     def is_closed(self) -> bool:
         """Wait until the other side closes; False when it sends something."""

@@ -133,3 +133,35 @@ class Unloadable(replayml.Module):
 
     def forward(self) -> int:
         return 1
+
+
+class Meeting(replayml.Module):
+    """A module that is loaded in a worker only while a number of others are being loaded as well.
+
+    Each tells that its loading has begun, and goes on when all have told so: one after the other they would wait in
+    vain.
+    """
+
+    def __init__(self, folder: str, name: str, members: int = 3, step: replayml.Module | None = None) -> None:
+        self.step = step
+        if sys.argv[0].endswith("worker.py"):
+            Path(folder, name).touch()
+            end = time.monotonic() + 280
+            while len(list(Path(folder).iterdir())) < members:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"only {sorted(path.name for path in Path(folder).iterdir())} are being loaded")
+                time.sleep(0.02)
+
+    def forward(self, value: Any) -> Any:
+        return value + 1 if self.step is None else self.step(value) * 2
+
+
+class Router(replayml.Module):
+    """A module that calls one of two others."""
+
+    def __init__(self, inner: replayml.Module, lost: replayml.Module) -> None:
+        self.inner = inner
+        self.lost = lost
+
+    def forward(self, name: str) -> Any:
+        return self.lost(name) if name == "lost" else self.inner(name)

@@ -415,8 +415,8 @@ def test_errors_of_calls_survive_pickling(failing: ServerModule) -> None:
 def test_the_schema_tells_inputs_and_outputs(batched: ServerModule) -> None:
     """The OpenAPI document has shape and dtype of the real inputs and outputs."""
     document = ask(batched.url, "/schema").json
-    assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {"/predict", "/healthz", "/readyz", "/schema", "/metrics"}
+    assert document["openapi"].startswith("3.2")
+    assert set(document["paths"]) == {"/", "/predict", "/healthz", "/readyz", "/schema", "/metrics"}
     predict = document["paths"]["/predict"]["post"]
     given = predict["requestBody"]["content"]["application/json"]["schema"]["properties"]["args"]["prefixItems"]
     assert [(item["x-dtype"], item["x-shape"]) for item in given] == [("float32", [-1, 4])]
@@ -428,7 +428,7 @@ def test_the_schema_tells_inputs_and_outputs(batched: ServerModule) -> None:
 def test_probes_and_metrics_answer(batched: ServerModule) -> None:
     """The process tells that it lives, that it is ready, and what it has done."""
     assert ask(batched.url, "/healthz").json == {"alive": True}
-    assert ask(batched.url, "/readyz").json == {"ready": True}
+    assert ask(batched.url, "/readyz").json == {"ready": True, "version": 1}
     metrics = ask(batched.url, "/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert b'replayml_requests_total{route="/readyz",status="200"}' in metrics.body

@@ -93,21 +93,21 @@ def killed_under_load(kills: int) -> tuple[Counter[str], int]:
     is_over = threading.Event()
 
     def ask_on(url: str) -> None:
-        line = Line(url)
+        line = Line(url, timeout=300)
         while not is_over.is_set():
             try:
                 reply: Reply = line.ask(body=body)
             except ConnectionError as error:
                 answers[f"dropped: {error}"] += 1
                 line.socket.close()
-                line = Line(url)
+                line = Line(url, timeout=300)
                 continue
             if reply.status == 200:
                 answers["ok" if abs(reply.json["result"][0][0] - expected[0][0]) < 1e-6 else "wrong"] += 1
             else:
                 answers[reply.code] += 1
                 line.socket.close()
-                line = Line(url)
+                line = Line(url, timeout=300)
         line.socket.close()
 
     service = ServerModule(model, example=torch.zeros(1, 4), batch=True, replicas=2)
@@ -171,7 +171,8 @@ def test_a_worker_that_is_told_to_end_drains(tmp_path: Path) -> None:
             begun(busy, tmp_path / "mark", 1.5)
             os.kill(pid, signal.SIGTERM)
             reply = until(lambda: (found := probing.ask("/readyz")).status == 503 and found)
-            assert (reply.code, reply.headers["connection"]) == ("draining", "close")
+            assert reply.code in {"draining", "not-ready"}  # the second where the worker has returned the connection
+            assert reply.headers["connection"] == "close"
             assert busy.reply().json == {"result": pid}
         until(lambda: service.pids and service.pids != [pid])
         service.wait()
@@ -186,13 +187,13 @@ def test_sigterm_under_load_drops_nobody() -> None:
 
     def ask_on(url: str) -> Counter[Any]:
         answers: Counter[Any] = Counter()
-        line = Line(url)
+        line = Line(url, timeout=300)
         while not is_over.is_set():
             reply = line.ask(body=body)
             answers[reply.status] += 1
             if reply.headers.get("connection") == "close":
                 line.socket.close()
-                line = Line(url)
+                line = Line(url, timeout=300)
         line.socket.close()
         return answers
 

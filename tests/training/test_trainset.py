@@ -97,6 +97,27 @@ def test_a_checkpoint_of_an_update_is_loaded(tmp_path: Path) -> None:
     assert loaded.new()._get_train_tasks() is not None
 
 
+@pytest.mark.parametrize("form", ["arrays", "loader"])
+def test_files_of_an_application_have_no_data_sets(form: str, tmp_path: Path) -> None:
+    """An application that has data sets is saved and loaded, as a model file and by its trainer, without them."""
+    data = digits() if form == "arrays" else loader(digits(100))
+    app = classifier()
+    app.trainset(data, max_epochs=1, **saving(tmp_path))
+    app.evalset(data)
+    app.save(tmp_path / "unbuilt.replayml")
+    assert not replayml.load(tmp_path / "unbuilt.replayml", trust=[network]).tape
+    app.update()
+    app.save(tmp_path / "app.replayml")
+    app.save(tmp_path / "app.ckpt")
+    x, _ = digits(20)
+    for path in (tmp_path / "app.replayml", tmp_path / "app.ckpt", best_path(app.trainer)):
+        loaded = replayml.load(path, trust=[network])
+        assert torch.equal(loaded(x), app(x))
+        assert not loaded.tape
+        assert loaded._get_train_tasks() is loaded.eval_result is None
+    assert [entry.method for entry in app.tape] == [entry.method for entry in app.new().tape] == ["trainset", "evalset"]
+
+
 def test_an_application_is_trained_as_a_part() -> None:
     """``update`` of a module trains the applications in it before anything is deployed; a copy can be updated too."""
     app = classifier()

@@ -8,16 +8,16 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from replayml.core.tape import Where
+from replayml.core.tape import TreeRef, Where
 from replayml.recipe.faults import MODEL, Fault, Flaw, Place, refuse, shown
 from replayml.recipe.format import Limits, canonical, is_plain_dict
 from replayml.recipe.text.extent import Extent
+from replayml.recipe.text.nesting import Nesting
 from replayml.recipe.text.parts import (
     CallPart,
     ClassPart,
@@ -55,7 +55,7 @@ _LEAVES: Mapping[str, Leaf] = MappingProxyType({leaf.tag: leaf for leaf in (*LEA
 _NOTHING = Constant(None)
 
 
-class Walk:
+class Walk(Nesting):
     """One walk through the model of a document.
 
     Args:
@@ -68,6 +68,7 @@ class Walk:
     """
 
     def __init__(self, limits: Limits) -> None:
+        super().__init__()
         self._limits = limits
         self._faults: list[Fault] = []
         self.named: list[NamedPart] = []
@@ -79,8 +80,6 @@ class Walk:
         self._numbers: list[bool | None] = []  # for each number: None while it is read, then whether calls are in it
         self._referred: set[int] = set()
         self._tapes = 0  # how many tape entries the walk is inside of
-        self._keys = 0  # how many keys and sets the walk is inside of
-        self._sealed = 0  # how many values it is inside of that are not entered when a model is made
         self._met = 0  # how many calls it has met, references to them included
 
     def run(self, model: object) -> CallPart:
@@ -110,17 +109,6 @@ class Walk:
 
     def _fault(self, flaw: Flaw, place: Place) -> None:
         self._faults.append(flaw.at(place))
-
-    @contextmanager
-    def _inside(self, *, key: bool = False) -> Iterator[None]:
-        """Be inside a value, or a key, in which no call can stand."""
-        self._sealed += 1
-        self._keys += key
-        try:
-            yield
-        finally:
-            self._sealed -= 1
-            self._keys -= key
 
     def _meet(self, what: str) -> None:
         """Note a call, or refuse it where it would not be made."""
@@ -185,6 +173,8 @@ class Walk:
         value = leaf.read(node[leaf.tag])
         if isinstance(value, range):
             self._extent.add_range(value)
+        if isinstance(value, TreeRef) and value.outer >= self._tapes:
+            raise Flaw("bad-reference", f"a model here is given to {self._tapes - 1} others, not to {value.outer}.")
         return self._numbered(node, lambda: LeafPart(leaf.read, node[leaf.tag]))
 
     def _numbered(self, node: dict[str, object], read: Callable[[], Part]) -> Part:

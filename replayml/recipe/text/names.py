@@ -259,6 +259,14 @@ class Names:
             )
         return name
 
+    def has(self, thing: object) -> bool:
+        """Tell whether a class or a function has a name under which it will be found again."""
+        try:
+            self.of(thing)
+        except Flaw:
+            return False
+        return True
+
     def is_registered(self, cls: type) -> bool:
         """Tell whether the metaclass made a class."""
         return any(self._registry.get(qualified(base) or "") is base for base in cls.__mro__)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, Flag
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +26,7 @@ from replayml.recipe.format import Limits, canonical, is_plain_dict
 from replayml.recipe.migrate import class_version
 from replayml.recipe.provenance import relative, source_roots
 from replayml.recipe.text.names import Names, is_namedtuple, qualified
+from replayml.recipe.text.nesting import Nesting
 from replayml.recipe.text.sharing import Held, numbered
 from replayml.recipe.text.strict import check_integer, check_string
 from replayml.recipe.values.instances import is_pydantic, read_dataclass, read_pydantic
@@ -49,7 +49,7 @@ _WAYS_OUT = (
 _WITHOUT_FORM = frozenset({"bare-module", "no-data-form", "no-name"})
 
 
-class Writer:
+class Writer(Nesting):
     """Writes one model.
 
     Args:
@@ -63,6 +63,7 @@ class Writer:
     def __init__(
         self, names: Names, codecs: Sequence[Codec[Any]], built: bool, limits: Limits, allow_pickle: bool = False
     ) -> None:
+        super().__init__()
         self._names = names
         self._allow_pickle = allow_pickle
         self._codecs = {codec.type: codec for codec in codecs}
@@ -74,8 +75,6 @@ class Writer:
         self._kept: list[object] = []  # so that no id is used twice
         self._storages: dict[int, tuple[object, Place]] = {}
         self._depth = 0
-        self._keys = 0  # how many keys and sets the writer is inside of
-        self._sealed = 0  # how many values it is inside of that replayml does not enter when it makes a model
         self._calls = 0  # how many calls it has met
         self._roots = source_roots()
 
@@ -193,17 +192,6 @@ class Writer:
                 "one; not inside of other values.",
             )
         self._calls += 1
-
-    @contextmanager
-    def _inside(self, *, key: bool = False) -> Iterator[None]:
-        """Be inside a value, or a key, in which no module can stand."""
-        self._sealed += 1
-        self._keys += key
-        try:
-            yield
-        finally:
-            self._sealed -= 1
-            self._keys -= key
 
     # Values ---------------------------------------------------------------------------------------------------------
 

@@ -117,8 +117,8 @@ def check_inline(size: int, kind: str) -> None:
     if size > INLINE_BYTES:
         raise Flaw(
             "large-data",
-            f"{kind} of {size} bytes; a recipe holds up to {INLINE_BYTES}. Larger ones come with the format for files "
-            "of weights; until then make it in the module's __init__, or hand in its path or its seed.",
+            f"{kind} of {size} bytes; a recipe holds up to {INLINE_BYTES}. Make it in the module's __init__, or hand "
+            "in a function that returns it, its path or its seed.",
         )
 
 
@@ -331,16 +331,16 @@ def check_keyword(name: object) -> str:
 
 def _write_tree(value: TreeRef) -> object:
     payload = [[check_tag(tag) for tag in value.tags], None if value.name is None else check_tag(value.name)]
-    return [*payload, True] if value.outer else payload
+    return [*payload, True if value.outer == 1 else value.outer] if value.outer else payload
 
 
 def _read_tree(payload: object) -> TreeRef:
     if isinstance(payload, list) and len(payload) in (2, 3) and isinstance(payload[0], list):
         tags, name, *outer = payload
-        if not outer or outer[0] is True:
+        if not outer or outer[0] is True or (type(outer[0]) is int and outer[0] > 1):
             path = tuple(check_tag(tag) for tag in tags)
-            return TreeRef(path, None if name is None else check_tag(name), bool(outer))
-    raise _bad("[a list of tags, a name or null], or these and true", payload)
+            return TreeRef(path, None if name is None else check_tag(name), int(outer[0]) if outer else 0)
+    raise _bad("[a list of tags, a name or null], or these and true or a number from 2", payload)
 
 
 # The table ----------------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def apply(model: Any, entries: Sequence[TapeEntry]) -> None:
     """Make some recorded calls on a model, as its user."""
     replayer = Replayer({})
     for number, entry in enumerate(entries):
-        replayer.replay(model, number, entry, None)
+        replayer.replay(model, number, entry)
 
 
 def _text(standing: _Standing | None) -> str:

@@ -1,0 +1,87 @@
+"""Answers on one connection: whole, in order, and closed when that was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from replayml.serving.server import ServerModule
+from tests.serving.http import Line, ask, request
+
+
+def _numbers(count: int) -> bytes:
+    return json.dumps({"args": [list(range(count))]}).encode()
+
+
+def test_requests_that_come_in_one_piece_are_answered_in_their_order(echo: ServerModule) -> None:
+    """Several requests may be sent before the first is answered."""
+    with Line(echo.url) as line:
+        bodies = [_numbers(count) for count in (1, 3, 2)]
+        line.send(b"".join(request(line.host, body=body) for body in bodies))
+        answers = b""
+        while answers.count(b'"result"') < 3:
+            answers += line.socket.recv(65536)
+    found = [part.partition(b"}")[0] for part in answers.split(b'"result":')[1:]]
+    assert found == [b"[0]", b"[0,1,2]", b"[0,1]"]
+
+
+def test_the_headers_of_each_request_are_measured(echo: ServerModule) -> None:
+    """A large header of a request is not that of the one which is answered before it."""
+    with Line(echo.url) as line:
+        small, large = _numbers(1), _numbers(2)
+        line.send(request(line.host, body=small) + request(line.host, body=large, x_large="x" * 20_000))
+        answers = b""
+        while answers.count(b"HTTP/1.1 ") < 2 or not answers.rstrip().endswith(b"}"):
+            answers += line.socket.recv(65536)
+    assert answers.index(b"200 OK") < answers.index(b"431 ")
+
+
+def test_a_request_may_come_byte_by_byte(echo: ServerModule) -> None:
+    """It is answered when it is whole."""
+    with Line(echo.url) as line:
+        for byte in request(line.host, body=_numbers(2)):
+            line.send(bytes([byte]))
+        assert line.reply().json == {"result": [0, 1]}
+        assert line.ask(body=_numbers(1)).json == {"result": [0]}
+
+
+def test_head_has_no_body(echo: ServerModule) -> None:
+    """HEAD gives the headers of GET, and the connection goes on."""
+    with Line(echo.url) as line:
+        line.send(request(line.host, "/healthz", method="HEAD"))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += line.socket.recv(65536)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        assert b"content-length: 14" in head
+        assert line.ask("/healthz").json == {"alive": True}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connection_is_closed_where_that_is_asked_for(echo: ServerModule, version: str) -> None:
+    """HTTP/1.0, and Connection: close."""
+    with Line(echo.url) as line:
+        asked = request(line.host, "/healthz", connection="close" if version == "1.1" else None)
+        line.send(asked.replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
+        reply = line.reply()
+        assert reply.headers["connection"] == "close"
+        assert reply.headers["date"]
+        assert line.is_closed()
+
+
+def test_large_and_small_answers_come_whole(echo: ServerModule) -> None:
+    """An answer beyond one piece is as whole as one within, and the connection goes on."""
+    with Line(echo.url) as line:
+        for count in (1, 100_000, 2):
+            assert line.ask(body=_numbers(count)).json == {"result": list(range(count))}
+    x = torch.arange(100_000)
+    assert torch.equal(echo(x), x)
+
+
+def test_an_unknown_host_in_the_first_line_counts(echo: ServerModule) -> None:
+    """The whole of the first line is part of the headers, also what stands before the path."""
+    reply = ask(echo.url, f"http://{'x' * 20_000}/healthz")
+    assert (reply.status, reply.code) == (431, "headers-too-large")
