@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("ray") else ["replayml/serving/ray_*.py"]
+collect_ignore_glob = [] if find_spec("ray") else ["replayml/serving/on_ray/ray_*.py"]

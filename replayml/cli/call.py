@@ -14,8 +14,8 @@ import orjson
 import typer
 
 from replayml.cli.report import Answer, UsageError, lines
-from replayml.serving.client import Client
-from replayml.serving.receiving import Stream
+from replayml.serving.calling.client import Client
+from replayml.serving.calling.receiving import Stream
 from replayml.serving.server import read_token
 
 __all__ = ["run"]

@@ -23,11 +23,11 @@ import typer
 from replayml.cli.opening import open_file, read_renames
 from replayml.cli.report import Answer, UsageError, lines
 from replayml.serving.backend import make_backend
-from replayml.serving.packing import write_example
+from replayml.serving.messages.wire import DTYPES
+from replayml.serving.packing.packing import write_example
+from replayml.serving.packing.spec import Spec
 from replayml.serving.server import listed_url, local_url, read_token
-from replayml.serving.spec import Spec
 from replayml.serving.url import open_gateway, require_name
-from replayml.serving.wire import DTYPES
 
 __all__ = ["read_input", "run"]
 

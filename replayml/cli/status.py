@@ -15,7 +15,7 @@ from rich.table import Table
 
 from replayml.cli.report import Answer, ExitCode, UsageError, clean, lines
 from replayml.module.deploying import GATEWAY
-from replayml.serving.client import Client
+from replayml.serving.calling.client import Client
 from replayml.serving.errors import UnavailableError
 from replayml.serving.url import open_gateway, read_token
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 __all__ = ["GATEWAY", "Job", "all_at_once", "alone", "has_gateway"]
 
 GATEWAY = "REPLAYML_REDIS_URL"
-"""The environment variable for the Redis through which services find one another: see `replayml.serving.gateway`."""
+"""The environment variable for the Redis through which services find each other: `replayml.serving.calling.gateway`."""
 
 _TICK = 0.2
 _turn: ContextVar[AbstractContextManager[Any] | None] = ContextVar("replayml_turn", default=None)

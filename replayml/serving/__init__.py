@@ -2,9 +2,17 @@
 
     ServerModule ─► Supervisor (a thread of the program) ─► worker processes: replay the model, answer requests
          └────────► Client ──── HTTP ────────────────────────────┘
-    UrlModule ────► Client ──── HTTP ─────────────► a service of any program, by its address or name: see `gateway`
+    UrlModule ────► Client ──── HTTP ─────────────► a service of any program, by address or name: `calling.gateway`
 
-Needs the extra ``serve``; names need ``redis`` as well.
+    server.py, url.py   `ServerModule` and `UrlModule`; beside them what all parts share: errors, limits, backends
+    packing/            how what is served reaches a worker
+    supervising/        the program's side of the worker processes
+    worker/             the process that answers
+    messages/           what is sent, and how it is described
+    calling/            the client, and the gateway that knows services by name
+    on_ray/             replicas on Ray Serve
+
+Needs the extra ``serve``; names need ``redis`` as well, replicas on Ray ``ray``.
 """
 
 from importlib.util import find_spec

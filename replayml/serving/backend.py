@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from replayml.core.errors import ConfigurationError, suggestion
-from replayml.serving.autoscaling import Autoscaling
-from replayml.serving.spec import Spec
+from replayml.serving.on_ray.autoscaling import Autoscaling
+from replayml.serving.packing.spec import Spec
 
 __all__ = ["BACKENDS", "Backend", "Pack", "make_backend", "require_backend"]
 
@@ -25,7 +25,7 @@ Pack = Callable[[Path, Spec], Spec]
 """Writes what a worker opens into a folder, and returns the spec that says where it is."""
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
-    {"process": "replayml.serving.supervisor:Supervisor", "ray": "replayml.serving.ray:RayBackend"}
+    {"process": "replayml.serving.supervising.supervisor:Supervisor", "ray": "replayml.serving.on_ray.ray:RayBackend"}
 )
 """Where the class of each backend stands."""
 

@@ -22,17 +22,17 @@ from replayml.module.deploying import alone
 from replayml.module.module import Module
 from replayml.module.showing import make_repr, tree
 from replayml.serving.backend import Backend, make_backend, require_backend
-from replayml.serving.client import Client
+from replayml.serving.calling.client import Client
 from replayml.serving.errors import Problem, serving_error
-from replayml.serving.hosts import LOCAL
 from replayml.serving.limits import ServeLimits
-from replayml.serving.packing import pack, write_example
-from replayml.serving.schema import specs_of
+from replayml.serving.messages.schema import specs_of
+from replayml.serving.packing.packing import pack, write_example
+from replayml.serving.packing.spec import Spec
+from replayml.serving.packing.whole import StandIn
 from replayml.serving.service import running_of
-from replayml.serving.spec import Spec
-from replayml.serving.supervisor import require_token
+from replayml.serving.supervising.supervisor import require_token
 from replayml.serving.url import UrlModule, open_gateway, read_token, require_name
-from replayml.serving.whole import StandIn
+from replayml.serving.worker.hosts import LOCAL
 
 __all__ = ["ServerModule", "UrlModule", "listed_url", "local_url", "read_token"]
 
@@ -65,9 +65,10 @@ class ServerModule(Module):
         replicas: How many processes to run.
         backend: Where they run: ``"process"``, on this machine, or ``"ray"``, on a cluster.
         autoscaling: How ``"ray"`` finds the number of processes by itself, instead of ``replicas``: the fields of
-            `replayml.serving.autoscaling.Autoscaling`, by name.
+            `replayml.serving.on_ray.autoscaling.Autoscaling`, by name.
         name: The name under which other programs find the service, where the environment variable
-            ``REPLAYML_REDIS_URL`` names a Redis: see `replayml.serving.gateway`. It then has one of its own by default.
+            ``REPLAYML_REDIS_URL`` names a Redis: see `replayml.serving.calling.gateway`. It then has one of its own by
+            default.
         host: The address to listen on. Any but this machine's own needs a token.
         port: The port; 0 for a free one.
         hosts: Further names under which callers reach the service.
@@ -256,7 +257,7 @@ class ServerModule(Module):
     # Calling ------------------------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the service: see `replayml.serving.client.Client.call`."""
+        """Call the service: see `replayml.serving.calling.client.Client.call`."""
         return self._client("forward").call(args, kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from replayml.module.runtime import runtime_of
 from replayml.serving.backend import Backend
-from replayml.serving.client import Client
+from replayml.serving.calling.client import Client
 
 __all__ = ["Running", "running_of"]
 

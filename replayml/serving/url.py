@@ -1,7 +1,7 @@
 """`UrlModule`: a module that runs elsewhere, at an address or under a name; and the names of services.
 
     UrlModule("http://127.0.0.1:8000")        there and nowhere else
-    UrlModule(name="digits")                  wherever the gateway says: see `replayml.serving.gateway`
+    UrlModule(name="digits")                  wherever the gateway says: see `replayml.serving.calling.gateway`
 
 Invariants:
     * An address that was looked up is used until nothing answers there; then it is looked up anew.
@@ -25,12 +25,12 @@ from replayml.core.errors import ConfigurationError
 from replayml.module.deploying import GATEWAY
 from replayml.module.module import Module
 from replayml.module.showing import make_repr
-from replayml.serving.client import Client
+from replayml.serving.calling.client import Client
 from replayml.serving.errors import ServingError
 from replayml.serving.service import running_of
 
 if TYPE_CHECKING:
-    from replayml.serving.gateway import Gateway
+    from replayml.serving.calling.gateway import Gateway
 
 __all__ = ["UrlModule", "open_gateway", "read_token", "require_name"]
 
@@ -72,7 +72,7 @@ def open_gateway() -> Gateway | None:
     url = os.environ.get(GATEWAY)
     if not url:
         return None
-    found: Gateway = importlib.import_module("replayml.serving.gateway").Gateway(url)
+    found: Gateway = importlib.import_module("replayml.serving.calling.gateway").Gateway(url)
     return found
 
 
@@ -127,7 +127,7 @@ class UrlModule(Module):
         return make_repr("Module", "Url", **where)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the service: see `replayml.serving.client.Client.call`."""
+        """Call the service: see `replayml.serving.calling.client.Client.call`."""
         return self._calling().call(args, kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:

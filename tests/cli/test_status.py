@@ -14,7 +14,7 @@ import torch
 import replayml
 from replayml.cli.report import ExitCode
 from replayml.module.deploying import GATEWAY
-from replayml.serving.gateway import TTL, Gateway
+from replayml.serving.calling.gateway import TTL, Gateway
 from tests.cli.files import run
 from tests.cli.test_serve import served
 from tests.serving.redis import Redis, running_redis

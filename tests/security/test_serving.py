@@ -18,8 +18,8 @@ import torch
 import replayml
 from replayml.core.errors import ConfigurationError
 from replayml.serving.errors import CODES, LateError, RefusedError, UnavailableError
+from replayml.serving.messages.wire import MEDIA_TYPE, encode
 from replayml.serving.server import ServerModule, UrlModule
-from replayml.serving.wire import MEDIA_TYPE, encode
 from tests.serving import services, streams
 from tests.serving.http import Line, Reply, ask, request
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replayml.core.errors import ConfigurationError
-from replayml.serving.autoscaling import Autoscaling
+from replayml.serving.on_ray.autoscaling import Autoscaling
 from replayml.serving.server import ServerModule
 from tests.serving import services
 
@@ -69,7 +69,8 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_imports_ray() -> None:
     """A program that uses services, also one on Ray, does not load Ray itself."""
     code = (
-        "import sys, replayml.cli.serve, replayml.serving.ray; from replayml.serving.server import ServerModule; "
+        "import sys, replayml.cli.serve, replayml.serving.on_ray.ray; "
+        "from replayml.serving.server import ServerModule; "
         "ServerModule(abs, backend='ray'); print('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

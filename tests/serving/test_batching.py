@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import replayml
-from replayml.serving.batching import Batcher
 from replayml.serving.errors import Refusal
-from replayml.serving.packing import pack, write_example
-from replayml.serving.spec import Spec
-from replayml.serving.target import Target
+from replayml.serving.packing.packing import pack, write_example
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.batching import Batcher
+from replayml.serving.worker.target import Target
 from tests.serving import services
 
 _LONG = 0.02  # far more than the event loop may be busy with a model

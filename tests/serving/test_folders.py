@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from replayml.serving.folders import ServiceFolder, sweep
+from replayml.serving.supervising.folders import ServiceFolder, sweep
 
 KILLED = """
 import os, signal
-from replayml.serving.folders import ServiceFolder
+from replayml.serving.supervising.folders import ServiceFolder
 
 folder = ServiceFolder()
 (folder.path / "version-1-abc").mkdir()

@@ -19,8 +19,8 @@ import replayml
 from replayml.core.errors import ConfigurationError
 from replayml.lifecycle.flows import pipeline
 from replayml.module.deploying import GATEWAY
+from replayml.serving.calling.gateway import TTL, Gateway
 from replayml.serving.errors import ServingError, UnavailableError
-from replayml.serving.gateway import TTL, Gateway
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import services
 from tests.serving.redis import PATIENCE, SLOW, Redis, running_redis, wait_until
@@ -210,7 +210,7 @@ def test_the_name_of_a_killed_program_is_free_again(redis: Redis, gateway: Gatew
     """When its heartbeats have ended, its entry expires, and another service may take the name."""
     program = f"""
         import os, sys, time
-        from replayml.serving.gateway import Gateway
+        from replayml.serving.calling.gateway import Gateway
         lease = Gateway(os.environ["{GATEWAY}"]).claim("orphan")
         lease.publish("http://127.0.0.1:1", 1)
         print("claimed", flush=True)

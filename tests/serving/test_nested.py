@@ -21,9 +21,9 @@ from replayml.lifecycle.branches import parallel
 from replayml.lifecycle.flows import pipeline
 from replayml.recipe.files.reading import read_model_file
 from replayml.serving.errors import ServingError
-from replayml.serving.packing import pack
+from replayml.serving.packing.packing import pack
+from replayml.serving.packing.whole import whole
 from replayml.serving.server import ServerModule, UrlModule
-from replayml.serving.whole import whole
 from tests.serving import services
 from tests.serving.redis import SLOW
 

@@ -28,8 +28,8 @@ from schemathesis.specs.openapi.checks import (
 
 import replayml
 from replayml.serving.errors import CODES
+from replayml.serving.messages.wire import MEDIA_TYPE, encode
 from replayml.serving.server import ServerModule
-from replayml.serving.wire import MEDIA_TYPE, encode
 from tests.serving import services, streams
 from tests.serving.http import ask
 

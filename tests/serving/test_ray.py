@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from replayml.serving.errors import ServingError, UnavailableError
-from replayml.serving.ray import RayBackend
+from replayml.serving.on_ray.ray import RayBackend
 from replayml.serving.server import ServerModule
 from replayml.serving.service import running_of
 from tests.serving import running as waiting

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from replayml.serving.errors import Refusal
-from replayml.serving.openapi import openapi
-from replayml.serving.packing import write_example
-from replayml.serving.remote import RemoteTarget, facts_of
-from replayml.serving.spec import Spec
-from replayml.serving.target import Target
+from replayml.serving.messages.openapi import openapi
+from replayml.serving.on_ray.remote import RemoteTarget, facts_of
+from replayml.serving.packing.packing import write_example
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.target import Target
 from tests.serving import services
 from tests.serving.services import Picky
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from replayml.core.errors import ConfigurationError
 from replayml.serving.errors import Refusal
-from replayml.serving.schema import TensorSpec, describe_output, input_schema, output_schema, specs_of, taken
+from replayml.serving.messages.schema import TensorSpec, describe_output, input_schema, output_schema, specs_of, taken
 
 ROWS = TensorSpec("float32", (None, 2))
 

@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from replayml.cli.main import main
 from replayml.core.errors import ConfigurationError
 from replayml.lifecycle.flows import pipeline
-from replayml.serving.client import Client
+from replayml.serving.calling.client import Client
 from replayml.serving.errors import LateError, ServingError, UnavailableError
-from replayml.serving.events import EventReader, TooLongError, end_event, error_event, item_event
+from replayml.serving.messages.events import EventReader, TooLongError, end_event, error_event, item_event
+from replayml.serving.messages.wire import MEDIA_TYPE
 from replayml.serving.server import ServerModule, UrlModule
-from replayml.serving.wire import MEDIA_TYPE
 from tests.serving import streams
 from tests.serving.http import Line, ask, request
 

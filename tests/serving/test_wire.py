@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replayml.core.errors import ArgumentError
 from replayml.serving.errors import Refusal
-from replayml.serving.wire import DTYPES, decode, encode, plain
+from replayml.serving.messages.wire import DTYPES, decode, encode, plain
 
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
 

@@ -21,10 +21,10 @@ import httpx2
 import orjson
 
 from replayml.core.errors import ConfigurationError
+from replayml.serving.calling.receiving import AsyncStream, Stream
 from replayml.serving.errors import CODES, NOT_RUN, OWNER, Problem, Refusal, raised_again, serving_error
-from replayml.serving.events import EVENTS, tensors_in
-from replayml.serving.receiving import AsyncStream, Stream
-from replayml.serving.wire import MEDIA_TYPE, decode, encode
+from replayml.serving.messages.events import EVENTS, tensors_in
+from replayml.serving.messages.wire import MEDIA_TYPE, decode, encode
 
 __all__ = ["Client"]
 
@@ -82,12 +82,12 @@ class Client:
         """Call the module behind the service.
 
         Args:
-            args: Its positional arguments: what `replayml.serving.wire.encode` takes.
+            args: Its positional arguments: what `replayml.serving.messages.wire.encode` takes.
             kwargs: Its arguments by name.
 
         Returns:
-            Its result; of a generator a `replayml.serving.receiving.Stream` of its items, each of which has the whole
-            timeout to come.
+            Its result; of a generator a `replayml.serving.calling.receiving.Stream` of its items, each of which has the
+            whole timeout to come.
 
         Raises:
             ArgumentError: When an argument cannot be sent.

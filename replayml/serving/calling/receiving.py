@@ -25,7 +25,7 @@ import httpx2
 import orjson
 
 from replayml.serving.errors import Refusal
-from replayml.serving.events import Event, EventReader, TooLongError
+from replayml.serving.messages.events import Event, EventReader, TooLongError
 
 __all__ = ["AsyncStream", "Caller", "Stream"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from replayml.serving.schema import TensorSpec, specs_of
-from replayml.serving.spec import Spec
-from replayml.serving.target import Target
-from replayml.serving.wire import decode
+from replayml.serving.messages.schema import TensorSpec, specs_of
+from replayml.serving.messages.wire import decode
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.target import Target
 
 __all__ = ["RemoteTarget", "facts_of"]
 

@@ -19,13 +19,13 @@ from replayml.core.errors import ConfigurationError, NotBuiltError
 from replayml.core.meta import ExtendedConstructorMeta
 from replayml.recipe.files.reading import read_model_file
 from replayml.recipe.recipe import Recipe
-from replayml.serving.whole import unserved, whole
-from replayml.serving.wire import encode
+from replayml.serving.messages.wire import encode
+from replayml.serving.packing.whole import unserved, whole
 
 __all__ = ["Packed", "pack", "write_example"]
 
 Packed = dict[str, Any]
-"""Some of the fields of `replayml.serving.spec.Spec`."""
+"""Some of the fields of `replayml.serving.packing.spec.Spec`."""
 
 _SCRIPT = "__main__"
 _KNOWN = ("torch.", "torchmetrics.", "replayml.")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from replayml.serving.wire import decode, encode, plain
+from replayml.serving.messages.wire import decode, encode, plain
 
 __all__ = ["EVENTS", "Event", "EventReader", "TooLongError", "end_event", "error_event", "item_event", "tensors_in"]
 

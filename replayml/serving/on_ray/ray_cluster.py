@@ -1,4 +1,4 @@
-"""The process that speaks with Ray for a service: ``python -m replayml.serving.ray_cluster CHANNEL``.
+"""The process that speaks with Ray for a service: ``python -m replayml.serving.on_ray.ray_cluster CHANNEL``.
 
     program ─► connect, offer, hold, state ... (a line of JSON each, and one back) ─► Ray ─► keeper, replicas
     program ends, in whatever way ─► the application is deleted; a cluster that was started here is shut down
@@ -29,8 +29,8 @@ from typing import Any
 
 import orjson
 
-from replayml.serving.ray import end_session
-from replayml.serving.ray_replica import Keeper, Probe, RayActorError, Replica, ray, serve
+from replayml.serving.on_ray.ray import end_session
+from replayml.serving.on_ray.ray_replica import Keeper, Probe, RayActorError, Replica, ray, serve
 
 __all__ = ["Conductor"]
 
@@ -49,7 +49,7 @@ class Conductor:
     """Holds one application on a cluster.
 
     Args:
-        order: How it is to run, as `replayml.serving.ray.RayBackend` says it.
+        order: How it is to run, as `replayml.serving.on_ray.ray.RayBackend` says it.
     """
 
     def __init__(self, order: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from replayml.core.errors import ConfigurationError
 from replayml.serving.errors import Refusal
-from replayml.serving.wire import DTYPES, dtype_name
+from replayml.serving.messages.wire import DTYPES, dtype_name
 
 __all__ = ["TensorSpec", "describe_output", "input_schema", "output_schema", "specs_of", "taken"]
 

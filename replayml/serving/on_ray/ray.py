@@ -52,16 +52,16 @@ from typing import Any
 import orjson
 
 from replayml.core.errors import ConfigurationError
-from replayml.serving.autoscaling import Autoscaling
 from replayml.serving.backend import Pack
 from replayml.serving.errors import Problem, ServingError, serving_error
-from replayml.serving.spec import Spec
-from replayml.serving.supervisor import Supervisor
+from replayml.serving.on_ray.autoscaling import Autoscaling
+from replayml.serving.packing.spec import Spec
+from replayml.serving.supervising.supervisor import Supervisor
 
 __all__ = ["RayBackend", "end_session", "require_ray"]
 
-_FRONT = "replayml.serving.ray_front"
-_CONDUCTOR = "replayml.serving.ray_cluster"
+_FRONT = "replayml.serving.on_ray.ray_front"
+_CONDUCTOR = "replayml.serving.on_ray.ray_cluster"
 _POLL = 0.1
 _PIECE = 2**16
 _LONGEST_END = 120.0
@@ -78,8 +78,8 @@ class RayBackend:
         spec: What to serve.
         replicas: How many replicas.
         port: The port of the front; 0 for a free one.
-        autoscaling: The fields of `replayml.serving.autoscaling.Autoscaling`, where the number of replicas is to follow
-            the requests.
+        autoscaling: The fields of `replayml.serving.on_ray.autoscaling.Autoscaling`, where the number of replicas is to
+            follow the requests.
 
     Raises:
         ConfigurationError: When Ray is not installed, or an argument does not fit.

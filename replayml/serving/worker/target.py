@@ -20,12 +20,12 @@ from torch import nn
 
 from replayml.core.errors import ConfigurationError
 from replayml.module.saving import load
-from replayml.serving.batching import parted
 from replayml.serving.errors import Refusal
-from replayml.serving.schema import TensorSpec, describe_output, specs_of, taken
-from replayml.serving.spec import Spec
-from replayml.serving.streaming import Items, is_stream
-from replayml.serving.wire import decode
+from replayml.serving.messages.schema import TensorSpec, describe_output, specs_of, taken
+from replayml.serving.messages.wire import decode
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.batching import parted
+from replayml.serving.worker.streaming import Items, is_stream
 
 __all__ = ["Target"]
 
@@ -43,8 +43,8 @@ class Target:
         title: What it is called.
         version: Which version of the service it is.
         specs: What it takes; None where nothing was declared.
-        output: The form of what it returns, as `replayml.serving.schema.describe_output` tells it; of a stream, the
-            form of its first item.
+        output: The form of what it returns, as `replayml.serving.messages.schema.describe_output` tells it; of a
+            stream, the form of its first item.
         example: The inputs that the service was given as an example; None where there are none.
         names: What its positional arguments are called, as far as that is known.
         is_stream: Whether its result comes item by item; None where that is not known.
@@ -76,7 +76,7 @@ class Target:
             self._rehearse(decode(bytearray(Path(spec.example).read_bytes())))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it; a result that comes item by item is made into `replayml.serving.streaming.Items`."""
+        """Run it; a result that comes item by item is made into `replayml.serving.worker.streaming.Items`."""
         result = self._function(*args, **kwargs)
         return Items(result, has_gradients=self._has_gradients) if is_stream(result) else result
 

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from replayml.serving.errors import CODES
-from replayml.serving.events import EVENTS
-from replayml.serving.schema import input_schema, output_schema
-from replayml.serving.target import Target
-from replayml.serving.wire import MEDIA_TYPE
+from replayml.serving.messages.events import EVENTS
+from replayml.serving.messages.schema import input_schema, output_schema
+from replayml.serving.messages.wire import MEDIA_TYPE
+from replayml.serving.worker.target import Target
 
 __all__ = ["openapi"]
 

@@ -1,7 +1,7 @@
 """The supervisor: starts the workers of a service in a thread of the program, and puts new versions in their place.
 
     listening socket, bound here ─► inherited by each worker, which accepts by itself
-    pack(version) ─► folder of the version ─► `replayml.serving.crew.Crew`: tries it out, switches, drains the old one
+    pack(version) ─► folder of the version ─► `crew.Crew`: tries it out, switches, drains the old one
 
 Invariants:
     * The port is known before a worker runs, and stays when one ends, and from version to version.
@@ -24,12 +24,12 @@ from pathlib import Path
 
 from replayml.core.errors import ConfigurationError, LifecycleError
 from replayml.serving.backend import Pack
-from replayml.serving.crew import Crew
 from replayml.serving.errors import Problem, ServingError, serving_error
-from replayml.serving.folders import ServiceFolder
-from replayml.serving.hosts import LOCAL
-from replayml.serving.process import Version
-from replayml.serving.spec import Spec
+from replayml.serving.packing.spec import Spec
+from replayml.serving.supervising.crew import Crew
+from replayml.serving.supervising.folders import ServiceFolder
+from replayml.serving.supervising.process import Version
+from replayml.serving.worker.hosts import LOCAL
 
 __all__ = ["Supervisor", "require_token"]
 

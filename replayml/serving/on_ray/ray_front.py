@@ -1,7 +1,7 @@
-"""The worker in front of a cluster: ``python -m replayml.serving.ray_front LISTENER CHANNEL``.
+"""The worker in front of a cluster: ``python -m replayml.serving.on_ray.ray_front LISTENER CHANNEL``.
 
-It is the worker of `replayml.serving.worker` with another engine: routes, limits, tokens and errors are those of every
-service, and a request that is fit goes to a replica of Ray Serve instead of a thread of this process.
+It is the worker of `replayml.serving.worker.worker` with another engine: routes, limits, tokens and errors are those
+of every service, and a request that is fit goes to a replica of Ray Serve instead of a thread of this process.
 
 Invariants:
     * A request goes to one replica, and to another one only where the first has not taken it.
@@ -18,13 +18,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from replayml.serving.batching import Inputs
 from replayml.serving.errors import Problem, Refusal, raised_again
-from replayml.serving.ray_replica import DEEPEST, DeploymentUnavailableError, RayActorError, ray, serve
-from replayml.serving.remote import RemoteTarget
-from replayml.serving.spec import Spec
-from replayml.serving.wire import decode, encode
-from replayml.serving.worker import Engine, main
+from replayml.serving.messages.wire import decode, encode
+from replayml.serving.on_ray.ray_replica import DEEPEST, DeploymentUnavailableError, RayActorError, ray, serve
+from replayml.serving.on_ray.remote import RemoteTarget
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.batching import Inputs
+from replayml.serving.worker.worker import Engine, main
 
 __all__ = ["Dispatcher", "RayEngine"]
 
@@ -57,7 +57,7 @@ class RayEngine(Engine):
 
 
 class Dispatcher:
-    """Sends requests to replicas, in the place of a `replayml.serving.batching.Batcher`.
+    """Sends requests to replicas, in the place of a `replayml.serving.worker.batching.Batcher`.
 
     Args:
         handle: Of the deployment.
@@ -89,7 +89,7 @@ class Dispatcher:
     def submit(
         self, args: Inputs, kwargs: Mapping[str, Any], rows: int | None, *, is_alone: bool = False
     ) -> asyncio.Future[Any]:
-        """Send a request; as `replayml.serving.batching.Batcher.submit`."""
+        """Send a request; as `replayml.serving.worker.batching.Batcher.submit`."""
         if len(self._waiting) >= self._room:
             raise Refusal("busy")
         loop = asyncio.get_running_loop()

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from replayml.serving.desk import State, open_table, receive, send
-from replayml.serving.spec import Spec
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.desk import State, open_table, receive, send
 
 __all__ = ["Question", "Version", "Worker"]
 

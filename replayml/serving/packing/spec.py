@@ -30,7 +30,7 @@ class Spec:
         imports: Modules to import first, so that the model file may use their classes.
         trust: Classes and functions that the model file may use besides, as ``module:qualname``.
         renames: Names in the model file and those of today.
-        example: The example inputs, as `replayml.serving.wire` writes them; empty where there are none.
+        example: The example inputs, as `replayml.serving.messages.wire` writes them; empty where there are none.
         has_rows: Whether the first dimension of each input counts rows, of which there may be any number.
         most_rows: How many rows to run at once; 0 to run each request by itself.
         wait: Seconds to wait for more rows.
@@ -74,7 +74,7 @@ class Spec:
     table: str = ""
     threads: int = 0
     parent: int = 0
-    program: str = "replayml.serving.worker"
+    program: str = "replayml.serving.worker.worker"
     environment: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:

@@ -70,7 +70,7 @@ if held and string.find(held, ARGV[1], 1, true) then redis.call('DEL', KEYS[1]) 
 return false
 """
 
-_log = logging.getLogger("replayml.serving.gateway")
+_log = logging.getLogger("replayml.serving.calling.gateway")
 
 
 class Entry(NamedTuple):

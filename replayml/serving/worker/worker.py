@@ -1,4 +1,4 @@
-"""The process that has the model and answers requests: ``python -m replayml.serving.worker LISTENER CHANNEL``.
+"""The process that has the model and answers requests: ``python -m replayml.serving.worker.worker LISTENER CHANNEL``.
 
     spec on standard input ─► load ─► "loaded" ─► told to accept ─► serve until SIGTERM ─► drain ─► exit
                                                                        └─ told to retire ─► finish, return ─► exit
@@ -29,15 +29,15 @@ from typing import Any, cast
 import torch
 import uvicorn
 
-from replayml.serving.app import Service
-from replayml.serving.batching import Batcher
-from replayml.serving.connection import Connection
-from replayml.serving.desk import Desk, open_table, receive
-from replayml.serving.hosts import Hosts
 from replayml.serving.limits import ServeLimits
-from replayml.serving.metrics import Metrics
-from replayml.serving.spec import Spec
-from replayml.serving.target import Target
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.app import Service
+from replayml.serving.worker.batching import Batcher
+from replayml.serving.worker.connection import Connection
+from replayml.serving.worker.desk import Desk, open_table, receive
+from replayml.serving.worker.hosts import Hosts
+from replayml.serving.worker.metrics import Metrics
+from replayml.serving.worker.target import Target
 
 __all__ = ["EXIT_FAILED", "EXIT_STUCK", "Engine", "main"]
 

@@ -25,18 +25,18 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from replayml.serving.batching import Batcher
-from replayml.serving.connection import Connection
 from replayml.serving.errors import OWNER, ClientGoneError, Refusal, error_body, told
-from replayml.serving.events import EVENTS, item_event
-from replayml.serving.hosts import Hosts
 from replayml.serving.limits import ServeLimits
-from replayml.serving.metrics import Metrics
-from replayml.serving.openapi import openapi
-from replayml.serving.page import read_page
-from replayml.serving.streaming import Items, Pump, send_stream
-from replayml.serving.target import Target
-from replayml.serving.wire import MEDIA_TYPE, decode, encode, plain
+from replayml.serving.messages.events import EVENTS, item_event
+from replayml.serving.messages.openapi import openapi
+from replayml.serving.messages.wire import MEDIA_TYPE, decode, encode, plain
+from replayml.serving.worker.batching import Batcher
+from replayml.serving.worker.connection import Connection
+from replayml.serving.worker.hosts import Hosts
+from replayml.serving.worker.metrics import Metrics
+from replayml.serving.worker.page import read_page
+from replayml.serving.worker.streaming import Items, Pump, send_stream
+from replayml.serving.worker.target import Target
 
 __all__ = ["Service"]
 

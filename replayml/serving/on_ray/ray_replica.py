@@ -4,8 +4,8 @@
     front ─► version + typed body ─► replica: run, alone or as a batch ─► typed body ─► front
 
 Invariants:
-    * A replica gets and gives bytes, as `replayml.serving.wire` writes them, and replays a model file: no value of a
-      request, and nothing of a model, is pickled.
+    * A replica gets and gives bytes, as `replayml.serving.messages.wire` writes them, and replays a model file: no
+      value of a request, and nothing of a model, is pickled.
     * A replica holds what ``user_config`` names. What it has to get is opened beside what answers; a replica that has
       just been started takes no request before it has all of it.
     * It takes no path of another machine: files come through Ray.
@@ -27,14 +27,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from replayml.core.errors import ConfigurationError
-from replayml.serving.batching import Batcher
 from replayml.serving.errors import Refusal, told
-from replayml.serving.remote import facts_of
-from replayml.serving.spec import Spec
-from replayml.serving.streaming import Items
-from replayml.serving.target import Target
-from replayml.serving.wire import decode, encode
-from replayml.serving.worker import EXIT_STUCK, Engine
+from replayml.serving.messages.wire import decode, encode
+from replayml.serving.on_ray.remote import facts_of
+from replayml.serving.packing.spec import Spec
+from replayml.serving.worker.batching import Batcher
+from replayml.serving.worker.streaming import Items
+from replayml.serving.worker.target import Target
+from replayml.serving.worker.worker import EXIT_STUCK, Engine
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about how Ray declares its own settings

@@ -29,7 +29,7 @@ def read_page() -> tuple[bytes, list[tuple[bytes, bytes]]]:
         >>> dict(headers)[b"content-security-policy"]
         b"default-src 'none'; script-src 'sha256-...'; style-src 'sha256-...'; connect-src 'self'; ..."
     """
-    content = files("replayml.serving").joinpath("page.html").read_bytes()
+    content = files("replayml.serving.worker").joinpath("page.html").read_bytes()
     rules = ["default-src 'none'"]
     for rule, pattern in _INLINE.items():
         digests = (base64.b64encode(hashlib.sha256(part).digest()).decode() for part in pattern.findall(content))

@@ -25,7 +25,7 @@ import torch
 from starlette.types import Send
 
 from replayml.serving.errors import ClientGoneError, EndedError, Refusal
-from replayml.serving.events import end_event, error_event
+from replayml.serving.messages.events import end_event, error_event
 
 __all__ = ["Items", "Pump", "is_stream", "send_stream"]
 

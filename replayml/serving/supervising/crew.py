@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from replayml.serving.desk import State
-from replayml.serving.doorway import Doorway, answer_and_close, dismiss, shut
 from replayml.serving.limits import ServeLimits
-from replayml.serving.process import Question, Version, Worker
+from replayml.serving.supervising.doorway import Doorway, answer_and_close, dismiss, shut
+from replayml.serving.supervising.process import Question, Version, Worker
+from replayml.serving.worker.desk import State
 
 __all__ = ["Crew"]
 

@@ -19,9 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from replayml.serving.desk import Desk, State
 from replayml.serving.errors import raw_answer
 from replayml.serving.limits import ServeLimits
+from replayml.serving.worker.desk import Desk, State
 
 __all__ = ["Connection"]
 

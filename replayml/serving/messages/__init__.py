@@ -1,0 +1,1 @@
+"""What is sent: values as JSON or typed bytes, events of streams, schemas."""

@@ -1,0 +1,1 @@
+"""Services whose replicas run on Ray Serve (extra ``ray``)."""
