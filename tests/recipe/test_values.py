@@ -160,11 +160,11 @@ def test_numbers_are_little_endian_on_every_machine() -> None:
 
 
 def test_what_fits_is_written_and_one_byte_more_is_not() -> None:
-    """Bytes, tensors and arrays of 48 KiB are written; larger ones are refused and told about the weights file."""
+    """Bytes, tensors and arrays of 48 KiB are written; larger ones are refused, and told what else there is."""
     for whole in (bytes(49152), torch.zeros(49152, dtype=torch.uint8), np.zeros(12288, "f4")):
         assert again(whole) is not None
     for large in (bytes(49153), torch.zeros(49153, dtype=torch.uint8), np.zeros(12289, "f4")):
-        with pytest.raises(RecipeError, match=r"large-data.*model\.args\[0\].*files of weights"):
+        with pytest.raises(RecipeError, match=r"large-data.*model\.args\[0\].*__init__"):
             written(large)
 
 
