@@ -9,6 +9,8 @@ Invariants:
     * A code is stable, and its text fixed; what differs from request to request stands in ``detail``.
     * What a module raised is told to the program that started its service, and to nobody else.
     * No answer holds a traceback, a path, or a line of code: those go to the log, with the same request id.
+    * Every error has an answer, whatever the module raised: what of it has no form in JSON is left out.
+    * An exception that ends a loop where it is raised, such as StopIteration, is told and raised as a RuntimeError.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ OWNER = "x-replayml-owner"
 _LONGEST_TEXT = 2000
 _PHRASES: Mapping[int, str] = MappingProxyType({400: "Bad Request", 408: "Request Timeout", 431: "Headers Too Large"})
 _PLAIN = (str, int, float, bool, type(None))
+_ENDS = (StopIteration, StopAsyncIteration)
 _UNAVAILABLE = frozenset(
     {
         "connection-lost",
@@ -119,7 +122,7 @@ class EndedError(Exception):
     """
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(f"the module raised {type(error).__name__}: {error}")
+        super().__init__(f"the module raised {type(error).__name__}: {_text_of(error)}")
         self.__cause__ = error
 
 
@@ -143,7 +146,7 @@ class Refusal(Exception):  # noqa: N818 - an answer of the service, which no use
 
 
 def error_body(code: str, request_id: str, detail: Mapping[str, Any] | None = None) -> bytes:
-    """Return the body of an answer with a code.
+    """Return the body of an answer with a code; a detail that has no form in JSON is left out.
 
     Example:
         >>> error_body("busy", "7f")
@@ -151,8 +154,11 @@ def error_body(code: str, request_id: str, detail: Mapping[str, Any] | None = No
     """
     error: dict[str, Any] = {"code": code, "text": CODES[code].text, "id": request_id}
     if detail is not None:
-        error["detail"] = dict(detail)
-    return orjson.dumps({"error": error}, option=orjson.OPT_NON_STR_KEYS)
+        try:
+            return orjson.dumps({"error": {**error, "detail": dict(detail)}}, option=orjson.OPT_NON_STR_KEYS)
+        except orjson.JSONEncodeError:
+            pass  # code, text and id are what an answer needs
+    return orjson.dumps({"error": error})
 
 
 def raw_answer(code: str, *, retry_after: int | None = None) -> bytes:
@@ -186,18 +192,41 @@ def told(error: BaseException) -> dict[str, Any] | None:
         True
     """
     name = type(error).__name__
-    text = str(error)[:_LONGEST_TEXT]
+    text = _text_of(error)[:_LONGEST_TEXT]
     if isinstance(error, ServingError):  # of another service of the same program
         return {"type": name, "args": [], "text": text}
+    if type(error) in _ENDS:
+        text = f"the module raised {name}: {text}"
+        return {"type": "RuntimeError", "args": [text], "text": text}
     if _class_of(name) is not type(error):
         return None
-    is_plain = all(type(value) in _PLAIN for value in error.args) and len(repr(error.args)) <= _LONGEST_TEXT
-    return {"type": name, "args": list(error.args) if is_plain else [text], "text": text}
+    args = list(error.args)
+    return {"type": name, "args": args if _has_form(args) else [text], "text": text}
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the text of an exception, of characters that every text may have."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - code of the module, which may raise anything
+        return "(its text cannot be read)"
+    return str.encode(text, "utf-8", "replace").decode()
+
+
+def _has_form(args: list[Any]) -> bool:
+    """Tell whether the arguments of an exception come back from JSON as they were, and are short."""
+    if not all(type(value) in _PLAIN for value in args):
+        return False
+    try:
+        data = orjson.dumps(args)
+    except orjson.JSONEncodeError:
+        return False
+    return len(data) <= _LONGEST_TEXT and bool(orjson.loads(data) == args)
 
 
 def _class_of(name: str) -> type[Exception] | None:
     found = getattr(replayml_errors, name, None) or getattr(builtins, name, None)
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    return found if isinstance(found, type) and issubclass(found, Exception) and found not in _ENDS else None
 
 
 # At the caller --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ class ServeLimits:
         headers: Bytes in its first line and headers.
         depth: How deep the values in it are nested.
         queue: How many requests wait for the model; further ones are told to come back.
+        streams: How many results come item by item at once; further ones are told to come back.
         connections: How many connections are open at once.
         send: Seconds that a client has to send a request.
         answer: Seconds until a request is answered.
@@ -39,6 +40,7 @@ class ServeLimits:
     headers: int = 16 * 2**10
     depth: int = 64
     queue: int = 256
+    streams: int = 256
     connections: int = 512
     send: float = 10.0
     answer: float = 30.0

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import inspect
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -113,8 +114,16 @@ class ServerModule(Module):
         self.module = module
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example or ())
         most_rows = _ROWS if batch is True else int(batch)
-        if most_rows < 0 or replicas < 1 or max_wait < 0 or timeout <= 0:
-            raise ConfigurationError("batch and max_wait are 0 or more, replicas 1 or more, timeout more than 0")
+        for what, value, least in (("batch", most_rows, 0), ("max_wait", max_wait, 0), ("replicas", replicas, 1)):
+            if value < least:
+                raise ConfigurationError(f"{what} is {least} or more, not {value!r}")
+        if timeout <= 0:
+            raise ConfigurationError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        if inspect.iscoroutinefunction(module):
+            raise ConfigurationError(
+                f"{module.__qualname__} is an async function, which is not awaited in a service. Serve a function that "
+                "returns its result, or an async generator, which is streamed"
+            )
         if most_rows and not inputs:
             raise ConfigurationError(
                 "requests can run together only where it is known what they look like: give example=, the inputs of "

@@ -11,16 +11,27 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import orjson
 import psutil
 import pytest
 import torch
 
 import replayml
 from replayml.core.errors import ConfigurationError
-from replayml.serving.errors import CODES, LateError, RefusedError, UnavailableError
+from replayml.serving.errors import (
+    CODES,
+    LateError,
+    Problem,
+    RefusedError,
+    ServingError,
+    UnavailableError,
+    error_body,
+    raised_again,
+    told,
+)
 from replayml.serving.messages.wire import MEDIA_TYPE, encode
 from replayml.serving.server import ServerModule, UrlModule
-from tests.serving import services, streams
+from tests.serving import oddities, services, streams
 from tests.serving.http import Line, Reply, ask, request
 
 ROW = b'{"args": [[[1, 2, 3, 4]]]}'
@@ -188,11 +199,18 @@ def test_the_largest_body_is_taken() -> None:
 
 
 def test_slow_senders_are_refused(service: ServerModule) -> None:
-    """A request that is not sent in time is refused: silent, in the headers, or in the body."""
-    with Line(service.url) as silent, Line(service.url) as headers, Line(service.url) as body:
+    """A request that is not sent in time is refused: silent, in the headers, before the body, or in it."""
+    with (
+        Line(service.url) as silent,
+        Line(service.url) as headers,
+        Line(service.url) as before,
+        Line(service.url) as body,
+    ):
         headers.send(b"POST /predict HTTP/1.1\r\nHost: ")
         body.send(request(body.host, method="POST", Content_Type="application/json", Content_Length="10") + b"{")
+        before.send(request(before.host, method="POST", Content_Type="application/json", Content_Length="10"))
         check(headers.reply(), "slow-request")
+        check(before.reply(), "slow-request")
         check(body.reply(), "slow-request")
         assert headers.is_closed()
         assert body.is_closed()
@@ -231,6 +249,38 @@ def test_large_headers_are_refused(service: ServerModule, headers: dict[str, str
             assert len(str(headers)) > 100_000  # so much that it could not be sent
 
 
+def send_chunked(line: Line, rest: bytes, **headers: str) -> None:
+    """Send the headers of a body in chunks, and the rest once they have been read."""
+    kind = {"Content_Type": "application/json", "Transfer_Encoding": "chunked", "Expect": "100-continue"}
+    line.send(request(line.host, method="POST", **kind, **headers))
+    assert line.reply().status == 100
+    line.send(rest)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"0\r\n" + b"a:b\r\n" * 4000, b"0\r\na:" + b"b" * 17_000, b"0\r\n" + b"a" * 17_000, b"2;" + b"a" * 17_000],
+)
+def test_bytes_beside_a_body_are_counted(service: ServerModule, rest: bytes) -> None:
+    """Trailers and extensions of chunks without end are refused as large headers are."""
+    with Line(service.url) as line:
+        send_chunked(line, rest)
+        check(line.reply(), "headers-too-large")
+        assert line.is_closed()
+
+
+def test_small_chunks_and_few_trailers_are_taken(service: ServerModule) -> None:
+    """A body byte by byte is whole, and nothing that follows it becomes a header of the request."""
+    body = b" " * 8000 + ROW
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    with Line(service.url) as line:
+        send_chunked(line, chunks + b"0\r\nAccept: " + MEDIA_TYPE.encode() + b"\r\n\r\n")
+        reply = line.reply()
+        assert reply.status == 200
+        assert reply.headers["content-type"] == "application/json"
+        assert line.ask(body=ROW).status == 200
+
+
 def test_a_large_path_is_refused(service: ServerModule) -> None:
     """The first line counts as a header."""
     check(ask(service.url, "/" + "a" * 20_000), "headers-too-large")
@@ -246,6 +296,8 @@ def test_a_large_path_is_refused(service: ServerModule) -> None:
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\tfolded: a\r\n\r\n",
+        b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
     ],
 )
 def test_what_is_not_http_is_refused(service: ServerModule, data: bytes) -> None:
@@ -476,3 +528,92 @@ def test_every_code_is_documented() -> None:
     for code, answer in CODES.items():
         assert 400 <= answer.status < 600
         assert answer.text.endswith("."), code
+
+
+# Exceptions and results without a form ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[ServerModule]:
+    """A service of what is hard to answer."""
+    found = ServerModule(oddities.play).start()
+    yield found
+    found.stop()
+
+
+@pytest.mark.parametrize("name", list(oddities.ERRORS))
+def test_every_exception_is_told_as_json(name: str) -> None:
+    """What is told of an exception is JSON, whatever its arguments are, and is raised again with the same text."""
+    detail = told(oddities.ERRORS[name]())
+    error = json.loads(error_body("raised", "7f", detail))["error"]
+    if name == "unreadable":  # a class of the user
+        assert detail is None
+        return
+    raised = raised_again(error["detail"], Problem("raised", "", "http://x"))
+    assert str(raised) == error["detail"]["text"]
+    assert type(raised) is (RuntimeError if "stop" in name else ValueError)
+
+
+def test_a_detail_without_a_form_is_left_out() -> None:
+    """An error has its code, text and id, whatever its detail is."""
+    error = orjson.loads(error_body("no-form", "7f", {"found": object()}))["error"]
+    assert error == {"code": "no-form", "text": CODES["no-form"].text, "id": "7f"}
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration"])
+def test_the_end_of_a_loop_is_not_raised_again(name: str) -> None:
+    """A service that tells an exception which ends loops makes no stream look whole."""
+    raised = raised_again({"type": name, "args": [], "text": ""}, Problem("raised", "It raised.", "http://x"))
+    assert type(raised) is ServingError
+    assert name in str(raised)
+
+
+@pytest.mark.parametrize("name", list(oddities.ERRORS))
+def test_every_exception_has_an_answer(odd: ServerModule, name: str) -> None:
+    """An exception that JSON has no form for is answered with code and id, and raised at the owner."""
+    reply = ask(odd.url, body=json.dumps({"args": ["fail", name]}).encode())
+    check(reply, "raised")
+    assert reply.json["error"]["id"]
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        odd("fail", name)
+    is_told = name != "unreadable"
+    assert isinstance(raised.value, ServingError) != is_told
+    assert not isinstance(raised.value, ServingError) or raised.value.code == "raised"
+
+
+@pytest.mark.parametrize("name", list(oddities.ERRORS))
+def test_every_exception_ends_a_stream(odd: ServerModule, name: str) -> None:
+    """An exception that JSON has no form for, or that ends loops, is raised after the items; no stream looks whole."""
+    found = odd("stream", "fail", name)
+    assert next(found) == 1
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        next(found)
+    assert not isinstance(raised.value, ServingError) or raised.value.code == "raised"
+
+
+@pytest.mark.parametrize("name", ["float8", "surrogate", "nested", "cyclic"])
+@pytest.mark.parametrize("accept", ["application/json", MEDIA_TYPE])
+def test_every_result_without_a_form_has_its_code(odd: ServerModule, accept: str, name: str) -> None:
+    """A result that cannot be written is told as such, in both forms and in streams."""
+    headers = {"Accept": accept}
+    check(ask(odd.url, body=json.dumps({"args": ["result", name]}).encode(), **headers), "no-form")
+    with Line(odd.url) as line:
+        sent = json.dumps({"args": ["stream", "result", name]}).encode()
+        line.send(request(line.host, body=sent, Connection="close", **headers))
+        answer = b"".join(iter(lambda: line.socket.recv(65536), b""))
+    event = json.loads(answer.partition(b"event: error\ndata: ")[2].partition(b"\n\n")[0])
+    assert event["error"]["code"] == "no-form"
+
+
+def test_a_lazy_minus_is_answered(odd: ServerModule) -> None:
+    """A tensor whose minus torch has not worked out yet is a result like any other, in both forms."""
+    assert ask(odd.url, body=b'{"args": ["result", "negative"]}').json == {"result": [-1.0, -1.0]}
+    assert odd("result", "negative").tolist() == [-1.0, -1.0]
+
+
+def test_keys_that_meet_are_refused_at_once(odd: ServerModule) -> None:
+    """A typed body whose keys all have one hash is refused before a dict is made of them."""
+    keys = [[{"$int": str(k * (2**61 - 1))}, 0] for k in range(1, 2000)]
+    header = orjson.dumps({"value": {"args": [{"$dict": keys}]}, "tensors": []})
+    sent = b"RPMT" + len(header).to_bytes(4, "little") + header
+    check(ask(odd.url, body=sent, **{"Content-Type": MEDIA_TYPE}), "malformed-tensors")

@@ -187,3 +187,36 @@ def test_only_layers_of_torch_and_replayml_are_steady(
         **pack(model, tmp_path), example=write_example([torch.zeros(1, 3 if "Picky" in repr(model) else 4)], tmp_path)
     )
     assert Target(spec).is_steady == is_steady
+
+
+# Steps of streams -----------------------------------------------------------------------------------------------
+
+
+def test_steps_and_requests_take_turns_and_steps_take_no_room() -> None:
+    """However many steps wait, requests have their room, and one of each runs after the other."""
+
+    async def test() -> None:
+        let, has_begun = threading.Event(), threading.Event()
+        order: list[str] = []
+        batcher = _batcher(order.append, is_steady=False, room=3)
+
+        def hold() -> None:
+            has_begun.set()
+            let.wait(60)
+
+        batcher.call(hold)
+        await asyncio.to_thread(has_begun.wait, 60)
+        for _ in range(300):
+            batcher.call(lambda: order.append("step"))
+        futures = [batcher.submit(("request",), {}, None) for _ in range(3)]
+        assert batcher.waiting == 3
+        with pytest.raises(Refusal, match="busy"):
+            batcher.submit(("request",), {}, None)
+        let.set()
+        await asyncio.gather(*futures)
+        batcher.close()
+        await asyncio.to_thread(batcher.join, 60)
+        assert order[:6] == ["request", "step"] * 3
+        assert order.count("step") == 300
+
+    _in_a_loop(test)

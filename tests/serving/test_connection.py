@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
+import psutil
 import pytest
 import torch
 
 from replayml.serving.server import ServerModule
+from tests.serving import services
 from tests.serving.http import Line, ask, request
+from tests.serving.running import running, until
 
 
 def _numbers(count: int) -> bytes:
@@ -85,3 +90,61 @@ def test_an_unknown_host_in_the_first_line_counts(echo: ServerModule) -> None:
     """The whole of the first line is part of the headers, also what stands before the path."""
     reply = ask(echo.url, f"http://{'x' * 20_000}/healthz")
     assert (reply.status, reply.code) == (431, "headers-too-large")
+
+
+def _begin(host: str, path: str = "/predict", size: int = 100) -> bytes:
+    """Return the headers of a request whose body is to follow."""
+    length = {"Content_Length": str(size)}
+    return request(host, path, method="POST", Content_Type="application/json", **length)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/elsewhere"])
+def test_nothing_is_read_as_a_request_behind_an_early_answer(echo: ServerModule, path: str) -> None:
+    """An answer before the body is whole says that the connection is closed, and it is, once the rest has come."""
+    with Line(echo.url) as line:
+        hidden = request(line.host, "/healthz")
+        size = 2**40 if path == "/predict" else len(hidden)
+        line.send(_begin(line.host, path, size))
+        reply = line.reply()
+        assert (reply.status, reply.headers.get("connection")) == (413 if path == "/predict" else 404, "close")
+        if path != "/predict":
+            line.send(hidden + hidden)
+            assert line.is_closed()
+
+
+def test_the_rest_of_a_body_is_no_request_for_the_next_worker() -> None:
+    """A worker that is killed after an early answer leaves no connection in the middle of a body."""
+    with running(ServerModule(services.echo)) as service, Line(service.url) as line:
+        line.send(_begin(line.host, "/elsewhere"))
+        assert line.reply().headers.get("connection") == "close"
+        os.kill(service.pids[0], signal.SIGKILL)
+        assert line.is_closed()
+        service.wait()
+        assert service(1) == 1
+
+
+def test_who_takes_nothing_of_an_answer_is_left() -> None:
+    """A connection with an answer that nobody reads does not stay open."""
+    with running(ServerModule(services.echo, limits={"idle": 1.0})) as service, Line(service.url) as line:
+        (pid,) = service.pids
+        body = json.dumps({"args": ["x" * 15_000_000]}).encode()
+        line.send(request(line.host, body=body))
+
+        def is_open() -> bool:
+            connections = psutil.Process(pid).net_connections("tcp")
+            return any(found.raddr and found.raddr.port == line.socket.getsockname()[1] for found in connections)
+
+        assert is_open()
+        until(lambda: not is_open(), seconds=30)
+        assert service(1) == 1
+        assert service.pids == [pid]
+
+
+def test_a_second_request_does_not_cut_the_first() -> None:
+    """The time to send a request that waits behind another begins when that one is answered."""
+    with running(ServerModule(services.sleep, limits={"send": 1.5})) as service, Line(service.url) as line:
+        first, second = (request(line.host, body=json.dumps({"args": [time]}).encode()) for time in (3.0, 0.0))
+        line.send(first + second[:-3])
+        assert line.reply().json == {"result": "slept"}
+        line.send(second[-3:])
+        assert line.reply().json == {"result": "slept"}

@@ -309,6 +309,11 @@ HOSTILE = {
     "a path": entry(url="http://127.0.0.1:8000/predict"),
     "a query": entry(url="http://127.0.0.1:8000?x"),
     "no host": entry(url="http://"),
+    "a host with an empty label": entry(url="http://a..b:80"),
+    "a host with a long label": entry(url="http://" + "a" * 70 + ":80"),
+    "an address of a time to come": entry(url="http://[v1.x]:80"),
+    "an address with a zone": entry(url="http://[fe80::1%25x]:80"),
+    "a host with a backslash": entry(url="http://a\\b:80"),
     "a port too far": entry(url="http://127.0.0.1:99999"),
     "two lines": entry(url="http://127.0.0.1:8000\r\nx: y"),
     "a long address": entry(url="http://" + "a" * 600),
@@ -341,8 +346,9 @@ def test_what_stands_in_redis_is_checked(redis: Redis, gateway: Gateway, case: s
 def test_another_kind_of_value_is_refused(redis: Redis, gateway: Gateway) -> None:
     """A list under the name of a service is told like anything else."""
     redis.command("rpush", KEY + "list", "1")
-    with pytest.raises(ServingError, match=r"\[gateway-refused\] Redis refuses"):
-        gateway.find("list")
+    for ask in (gateway.find, gateway.claim):
+        with pytest.raises(ServingError, match=r"\[gateway-invalid\] .*list' is no entry of replayml"):
+            ask("list")
     assert "list" in gateway.entries().unreadable
     redis.command("del", KEY + "list")
 
@@ -374,3 +380,38 @@ def test_a_time_to_live_that_is_none_is_refused(redis: Redis, monkeypatch: pytes
 def test_the_folder_of_a_redis_is_gone_after_the_tests(redis: Redis) -> None:
     """It writes nothing to disk."""
     assert [path.name for path in Path(redis.url.removeprefix("unix://")).parent.iterdir()] == ["redis.sock"]
+
+
+def _info(redis: Redis, section: str, field: str) -> str:
+    """Return what Redis tells of itself."""
+    lines = redis.command("info", section).splitlines()
+    return next((line.removeprefix(field) for line in lines if line.startswith(field)), "")
+
+
+def test_of_a_huge_value_only_the_beginning_is_read(redis: Redis, gateway: Gateway) -> None:
+    """Whoever looks it up, lists it or claims its name is sent no more than tells that it is too large."""
+    redis.command("setrange", KEY + "huge", str(32 * 2**20), "x")
+    try:
+        before = int(_info(redis, "stats", "total_net_output_bytes:"))
+        for ask in (gateway.find, Gateway(redis.url).claim):
+            with pytest.raises(ServingError, match=r"\[gateway-invalid\]"):
+                ask("huge")
+        assert "huge" in gateway.entries().unreadable
+        assert int(_info(redis, "stats", "total_net_output_bytes:")) - before < 2**20
+    finally:
+        redis.command("del", KEY + "huge")
+
+
+def test_for_near_names_only_some_of_a_large_redis_is_looked_through(redis: Redis) -> None:
+    """Who asks for an unknown name is told so after some pages, however many keys there are."""
+    gateway = Gateway(f"{redis.url}?db=1")
+    redis.command("-n", "1", "eval", "for i = 1, 100000 do redis.call('SET', 'k' .. i, 1) end", "0")
+    try:
+        redis.command("config", "resetstat")
+        with pytest.raises(UnavailableError, match=r"\[unknown-service\] The gateway lists no service 'none'\. \("):
+            gateway.find("none")
+        calls = int(_info(redis, "commandstats", "cmdstat_scan:calls=").partition(",")[0])
+        assert 1 <= calls <= 20
+    finally:
+        redis.command("-n", "1", "flushdb")
+        gateway.close()

@@ -293,7 +293,7 @@ def test_a_model_without_rows_cannot_run_batches() -> None:
     ("options", "message"),
     [
         ({"batch": True}, "give example=, the inputs of one call"),
-        ({"replicas": 0}, "replicas 1 or more"),
+        ({"replicas": 0}, "replicas is 1 or more, not 0"),
         ({"limits": {"awnser": 1}}, "there is no limit 'awnser'. Did you mean 'answer'?"),
         ({"limits": {"body": -1}}, "the limit 'body' is a positive number, not -1"),
     ],
@@ -302,6 +302,12 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
     """A service that could not work is not made."""
     with pytest.raises(ConfigurationError, match=message):
         ServerModule(services.echo, **options)
+
+
+def test_an_async_function_is_refused() -> None:
+    """A function that would have to be awaited is refused when the service is made, with what can be served."""
+    with pytest.raises(ConfigurationError, match=r"sleep is an async function.*or an async generator"):
+        ServerModule(asyncio.sleep)
 
 
 # A service as a module ----------------------------------------------------------------------------------------

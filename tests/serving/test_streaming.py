@@ -651,3 +651,115 @@ def test_the_typed_form_is_for_who_asks(service: ServerModule) -> None:
         timeout=60,
     )
     assert reply.text.count("event: tensors\ndata: UlBNV") == 6
+
+
+# Servers that are none of ours ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def dripping(first: bytes, rest: bytes = b"", pause: float = 0.0) -> Iterator[str]:
+    """Answer every request with some bytes, and with further ones one by one; give the address."""
+    is_over = threading.Event()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(first)
+                for byte in rest:
+                    connection.sendall(bytes([byte]))
+                    if is_over.wait(pause):
+                        break
+                while connection.recv(65536):  # what closes before all was read resets the connection
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            is_over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(60)
+
+
+def test_an_answer_that_drips_ends_in_time() -> None:
+    """A server that sends a byte now and then does not hold a call for longer than its time."""
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: 200\r\n\r\n".encode()
+    with dripping(head, b"x" * 200, pause=0.05) as url:
+        client = Client(url, timeout=0.5)
+        with pytest.raises(LateError, match=r"no answer within 0\.5 s; the call may have run"):
+            client.call([1], {})
+        client.close()
+
+
+def test_an_error_without_end_is_not_kept() -> None:
+    """What is no result is read up to a size that no error of a service has."""
+    head = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    with dripping(head + b" " * 2**22) as url:
+        client = Client(url, timeout=60)
+        with pytest.raises(ServingError, match=r"\[bad-answer\] The answer is larger than 1048576 bytes"):
+            client.call([1], {})
+        client.close()
+
+
+def test_a_code_that_is_no_text_is_a_bad_answer() -> None:
+    """An error event of a stranger ends in an error of serving, whatever stands in it."""
+    event = b'event: error\ndata: {"error":{"code":[],"text":"","id":"1"}}\n\n'
+    with dripping(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + event) as url:
+        client = Client(url, timeout=60)
+        with pytest.raises(ServingError, match=r"\[bad-answer\] What answers there is no service"):
+            list(client.call([1], {}))
+        client.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "[v1.x]", "a\\b", "[::1%25x]", "%0d%0a"])
+def test_an_address_that_cannot_be_is_told(host: str) -> None:
+    """Whichever part refuses it, the caller meets an error of replayml."""
+    with pytest.raises((ConfigurationError, ServingError), match=r"no address of a service|no service"):
+        Client(f"http://{host}:1", timeout=1).call([1], {})
+
+
+def test_a_call_without_a_connection_did_not_run() -> None:
+    """Where the time ends before there is a connection, the message says that nothing ran."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):  # until no more are taken
+                one = stack.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            client = Client(f"http://127.0.0.1:{full.getsockname()[1]}", timeout=0.5)
+            with pytest.raises(LateError, match=r"no connection within 0\.5 s; the call did not run"):
+                client.call([1], {})
+            client.close()
+
+
+def test_open_streams_leave_room_for_calls(service: ServerModule) -> None:
+    """A caller with many open streams calls on: each has a connection of its own."""
+    with contextlib.ExitStack() as stack:
+        client = Client(service.url, timeout=60)
+        stack.callback(client.close)
+        found = [stack.enter_context(client.call(["paced", 10**6, 0.001], {})) for _ in range(80)]
+        assert [next(stream) for stream in found] == [0] * 80
+        assert client.call(["number", 3], {}) == 3
+
+
+def test_so_many_streams_are_open_at_once() -> None:
+    """A further one is told to come back, other requests are answered, and a stream that ended makes room."""
+    service = ServerModule(streams.play, limits={"streams": 2}).start()
+    try:
+        with service("paced", 10**6, 0.001) as first, service("paced", 10**6, 0.001) as second:
+            assert (next(first), next(second)) == (0, 0)
+            reply = ask(service.url, body=body("count", 1))
+            assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "busy", "1")
+            assert service("number", 3) == 3
+        assert list(service("count", 2)) == [0, 1]
+    finally:
+        service.stop()

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from replayml.lifecycle.action import ActionModule
 from replayml.serving.errors import ServingError
 from replayml.serving.server import ServerModule
 from replayml.serving.service import running_of
+from replayml.serving.supervising.supervisor import Supervisor
 from tests.serving import services, versions
 from tests.serving.http import Line, Reply, ask, request
 from tests.serving.running import running
@@ -261,6 +263,68 @@ def test_a_version_that_does_not_pass_is_not_switched_to(gated: Gated, number: i
             gated.service.update()
         assert raised.value.code == "update-failed"
         assert "while deploying model (ServerModule)" in raised.value.__notes__
+
+
+class Lengthy(Numbered):
+    """A model of which the second version has a long message."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.number == 2:
+            raise ValueError("\u4e2d" * 3900)
+        return super().forward(x)
+
+
+def test_a_version_that_fails_at_length_is_not_switched_to() -> None:
+    """However long the message is, and whatever its characters: `update` tells it, and the old version answers on."""
+    model = Lengthy().build(seed=0)
+    teach(model, 1)
+    with running(ServerModule(model, example=torch.ones(1, 1), limits=PATIENT, timeout=600)) as service:
+        pids = service.pids
+        with pytest.raises(ServingError, match=r"version 1 answers as before\. ValueError: \u4e2d{1000}") as raised:
+            service.update()
+        assert raised.value.code == "update-failed"
+        assert float(service(torch.ones(1, 1))) == 1
+        assert (service.version, service.pids) == (1, pids)
+
+
+def test_a_process_that_cannot_be_started_is_not_switched_to(gated: Gated) -> None:
+    """Whatever is raised where a process is to be started ends the new version, and nothing else."""
+    backend = running_of(gated.service).backend
+    assert backend is not None
+
+    def pack(folder: Path, spec: Any) -> Any:
+        return replace(gated.service._packed(folder, spec), environment={"A": "\0"})
+
+    with failing(gated), pytest.raises(ServingError, match="cannot be started: ValueError: embedded null byte"):
+        backend.switch(pack)
+
+
+def test_a_supervisor_that_cannot_go_on_tells_so(tmp_path: Path) -> None:
+    """When its thread fails, everything ends at once, `update` raises, and `start` starts the service anew."""
+    before = folders()
+    with numbered(tmp_path) as gated, ThreadPoolExecutor(1) as pool, patient(gated.url) as idle:
+        assert made_by(idle.ask(body=BODY)) == 1
+        backend = running_of(gated.service).backend
+        assert isinstance(backend, Supervisor)
+        assert backend._crew is not None
+        shut = gated.hold(2)
+        update = pool.submit(gated.service.update)
+        until(lambda: comers(tmp_path, 2))
+        backend._crew.order(no_such_file)
+        with pytest.raises(ServingError, match=r"\[stopped\] .* could not go on: FileNotFoundError: .*\x27/none\x27"):
+            update.result()
+        assert idle.is_closed()
+        assert not any(psutil.pid_exists(pid) for number in (1, 2) for pid in comers(tmp_path, number))
+        with pytest.raises(ConnectionError):
+            Line(gated.url)
+        shut.unlink()
+        assert float(gated.service.start()(torch.ones(1, 1))) == gated.model.number
+    assert folders() == before
+
+
+def no_such_file() -> None:
+    """Raise an exception that nobody expects."""
+    raise FileNotFoundError(2, "No such file or directory", "/none")
 
 
 def test_what_cannot_be_packed_is_not_switched_to(gated: Gated) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from hypothesis import given
@@ -157,3 +159,84 @@ def test_what_json_lacks_is_refused(value: Any, code: str) -> None:
     """A result that JSON has no form for is not turned into something else."""
     with pytest.raises(Refusal, match=code):
         plain(value)
+
+
+def test_a_lazy_minus_is_sent_by_value() -> None:
+    """The imaginary part of a conjugate, which torch keeps as a mark on other numbers, has its own numbers in JSON."""
+    value = torch.tensor([1 + 2j, 3 - 4j]).conj().imag
+    assert value.is_neg()
+    assert plain(value).tolist() == [-2.0, 4.0]
+
+
+# Keys that meet -------------------------------------------------------------------------------------------------
+
+
+def written(keys: Sequence[Any]) -> bytes:
+    """Return a dict with some keys as bytes; each key is given as JSON."""
+    header = orjson.dumps({"value": {"$dict": [[key, 0] for key in keys]}, "tensors": []})
+    return b"RPMT" + len(header).to_bytes(4, "little") + header
+
+
+def keys_on_one_path() -> list[int]:
+    """Return small ints, all of different hashes, of which half are led through the places of all the others."""
+    size = 4096
+    order: dict[int, int] = {}
+    place = 0
+    while len(order) < size // 3:
+        order[place] = len(order)
+        place = (place * 5 + 1) % size
+    found = list(order)
+    for key in range(size, 32 * size):
+        place, rest = key % size, key
+        while rest and place in order:
+            rest >>= 5
+            place = (place * 5 + rest + 1) % size
+        if order.get(place, size) < size // 12:
+            found.append(key)
+    return found[: size * 2 // 3]
+
+
+SAME = [{"$int": str(k * (2**61 - 1))} for k in range(1, 1000)]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        SAME,
+        [{"$tuple": [key, 1]} for key in SAME],
+        ["text", *SAME],
+        keys_on_one_path(),
+    ],
+    ids=["ints", "tuples", "mixed", "different-hashes"],
+)
+def test_keys_that_a_dict_searches_one_by_one_are_refused(keys: list[Any]) -> None:
+    """Keys that were chosen to make a dict slow are refused, whether they have one hash or lead through one path."""
+    with pytest.raises(Refusal, match="the keys of a dict have different hashes"):
+        decode(written(keys))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: k,
+        lambda k: -k,
+        lambda k: k * 1024,
+        lambda k: k << 40,
+        lambda k: 2**70 + k,
+        lambda k: k / 8192,
+        lambda k: k * 0.1,
+        lambda k: (k // 64, k % 64),
+        lambda k: (k, "text", None),
+        lambda k: [k, str(k), -k, k + 0.5][k % 4],
+    ],
+)
+def test_large_dicts_with_other_keys_than_text_are_read(make: Callable[[int], Any]) -> None:
+    """Keys as programs have them are read, however many there are."""
+    value = {make(k): k for k in range(8192)}
+    assert decode(encode(value)) == value
+
+
+def test_few_keys_may_meet() -> None:
+    """A small dict is read whatever its keys are: -1 and -2 have one hash as well."""
+    value = {**{k * (2**61 - 1): k for k in range(1, 40)}, -1: "a", -2: "b"}
+    assert decode(encode(value)) == value

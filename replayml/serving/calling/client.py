@@ -4,6 +4,7 @@ Invariants:
     * Arguments and results travel as they are: tensors to the last bit, tuples as tuples; nothing is unpickled.
     * A call is sent again only where the service said, or it is certain, that it did not run.
     * A call ends in time: with a result, with the exception of the module, or with a `ServingError`.
+    * No more is kept of an answer than a result, or an error, may have; it is never unpacked from a smaller form.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from replayml.serving.messages.wire import MEDIA_TYPE, decode, encode
 
 __all__ = ["Client"]
 
-_MOST_CONNECTIONS = 64
+_MOST_THREADS = _MOST_IDLE = 64
+_MOST = 2**30
+_MOST_TOLD = 2**20
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+_PATIENCE = 5.0  # seconds for a service that is just being started
 _DEEPEST = 200
 
 
@@ -63,8 +67,13 @@ class Client:
         timeout: float = 60.0,
         locate: Callable[[float], str] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(url)
+            rest = parts.query or parts.fragment
+            is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and not rest
+        except ValueError:
+            is_one = False
+        if not is_one:
             raise ConfigurationError(f"{url!r} is no address of a service; give http://host:port")
         self.url = url.rstrip("/")
         self._timeout = timeout
@@ -97,13 +106,13 @@ class Client:
         """
         body = encode({"args": list(args), "kwargs": dict(kwargs)})
         headers = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE}
-        response = self._send("POST", "/predict", body, headers)
+        response, answer = self._send("POST", "/predict", body, headers)
         if _is_stream(response):
             return self._stream(response, "tensors", _tensors)
         if response.headers.get("content-type") != MEDIA_TYPE:
             raise self._problem("bad-answer", "What answers there is no service of replayml.", response)
         try:
-            return decode(bytearray(response.content), _DEEPEST)
+            return decode(answer, _DEEPEST)
         except Refusal as refusal:
             raise self._problem("bad-answer", f"The answer cannot be read: {refusal.detail}.", response) from refusal
 
@@ -117,12 +126,12 @@ class Client:
 
     def call_json(self, body: bytes) -> Any:
         """Send a body of JSON as it is, and return what stands in the answer; of a stream, one such after the other."""
-        response = self._send("POST", "/predict", body, {"content-type": "application/json"})
-        return self._stream(response, "item", orjson.loads) if _is_stream(response) else self._read(response)
+        response, answer = self._send("POST", "/predict", body, {"content-type": "application/json"})
+        return self._stream(response, "item", orjson.loads) if _is_stream(response) else self._read(response, answer)
 
     def get(self, path: str) -> Any:
         """Return what another route answers, such as ``/schema``."""
-        return self._read(self._send("GET", path, b"", {}))
+        return self._read(*self._send("GET", path, b"", {}))
 
     def close(self) -> None:
         """Close all connections."""
@@ -139,8 +148,12 @@ class Client:
 
     # Sending ------------------------------------------------------------------------------------------------------
 
-    def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
-        end = time.monotonic() + self._timeout
+    def _send(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[httpx2.Response, bytearray]:
+        """Return the answer and its body; of a stream nothing was read yet."""
+        begun = time.monotonic()
+        end = begun + self._timeout
         pause = _FIRST_PAUSE
         while True:
             left = end - time.monotonic()
@@ -156,14 +169,11 @@ class Client:
                 )
                 response = http.send(request, stream=True)
                 if response.status_code == 200 and _is_stream(response):
-                    return response
-                try:
-                    response.read()
-                finally:
-                    response.close()
+                    return response, bytearray()
+                answer = self._body(response, end)
                 if response.status_code == 200:
-                    return response
-                error = self._error(response)
+                    return response, answer
+                error = self._error(response, answer)
                 code = getattr(error, "code", None)
                 if code not in NOT_RUN or (code == "draining" and self._locate is None):
                     raise error
@@ -174,14 +184,36 @@ class Client:
                 text = f"There is no service: {found}."
                 error = serving_error(Problem("no-connection", text, self.url))
                 error.__cause__ = found
-                if self._has_moved(end):
+                if self._locate is None:  # nothing listens there, not even a supervisor whose workers start
+                    end = min(end, begun + _PATIENCE)
+                elif self._has_moved(end):
                     continue
+            except (httpx2.InvalidURL, UnicodeError) as found:
+                text = f"There can be no service at such an address: {found}."
+                raise serving_error(Problem("no-connection", text, self.url)) from found
             except (httpx2.TimeoutException, httpx2.TransportError, RuntimeError) as found:
                 raise self._broken(found) from found
             if time.monotonic() + pause >= end:
                 raise error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _body(self, response: httpx2.Response, end: float) -> bytearray:
+        """Return the body of an answer, as long as there is time, and as much as there may be."""
+        most = _MOST if response.status_code == 200 else _MOST_TOLD
+        body = bytearray()
+        times = response.request.extensions["timeout"]
+        response.request.extensions["timeout"] = {**times, "read": max(end - time.monotonic(), 0.001)}
+        try:
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > most:
+                    raise self._problem("bad-answer", f"The answer is larger than {most} bytes.", response)
+                if time.monotonic() > end:
+                    raise httpx2.ReadTimeout("the answer came too slowly")
+        finally:
+            response.close()
+        return body
 
     def _has_moved(self, end: float) -> bool:
         """Tell whether the service is somewhere else now; further attempts go there."""
@@ -195,6 +227,9 @@ class Client:
         if self._is_closed:
             text = "The service was stopped while this call ran; it may have run."
             return serving_error(Problem("stopped", text, self.url))
+        if isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout)):
+            text = f"There was no connection within {self._timeout:g} s; the call did not run."
+            return serving_error(Problem("no-answer", text, self.url))
         if isinstance(error, httpx2.TimeoutException):
             text = f"There was no answer within {self._timeout:g} s; the call may have run."
             return serving_error(Problem("no-answer", text, self.url))
@@ -210,7 +245,8 @@ class Client:
             while self.abandoned:
                 self.abandoned.popleft()()
             if self._http is None:
-                limits = httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS)
+                # each open stream has a connection, so that their number is not limited
+                limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_MOST_IDLE)
                 self._http = httpx2.Client(limits=limits, trust_env=False, headers={"accept-encoding": "identity"})
             return self._http
 
@@ -219,7 +255,7 @@ class Client:
             if self._is_closed:
                 raise serving_error(Problem("stopped", "The service was stopped.", self.url))
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_MOST_CONNECTIONS, thread_name_prefix="replayml-call")
+                self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="replayml-call")
             return self._pool
 
     # Streams ------------------------------------------------------------------------------------------------------
@@ -246,10 +282,10 @@ class Client:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    def _error(self, response: httpx2.Response) -> Exception:
+    def _error(self, response: httpx2.Response, body: bytearray) -> Exception:
         """Return the exception for an answer that is no result."""
         try:
-            told = orjson.loads(response.content)
+            told = orjson.loads(body)
         except orjson.JSONDecodeError:
             told = None
         return self.raised(told, response)
@@ -260,11 +296,13 @@ class Client:
             told = error["error"]
             code, text, request_id, detail = told["code"], told["text"], told["id"], told.get("detail")
         except (KeyError, TypeError, AttributeError):
+            code = None
+        if not isinstance(code, str):
             return self._problem("bad-answer", "What answers there is no service of replayml.", response)
         status = response.status_code
         if status == 200:  # it came in the middle of a stream
             status = CODES[code].status if code in CODES else 500
-        problem = Problem(str(code), str(text), self.url, status, str(request_id))
+        problem = Problem(code, str(text), self.url, status, str(request_id))
         if code == "raised" and isinstance(detail, dict):
             return raised_again(detail, problem)
         return serving_error(problem._replace(detail=detail if isinstance(detail, dict) else None))
@@ -272,9 +310,9 @@ class Client:
     def _problem(self, code: str, text: str, response: httpx2.Response) -> Exception:
         return serving_error(Problem(code, text, self.url, response.status_code, response.headers.get("x-request-id")))
 
-    def _read(self, response: httpx2.Response) -> Any:
+    def _read(self, response: httpx2.Response, body: bytearray) -> Any:
         try:
-            return orjson.loads(response.content)
+            return orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise self._problem("bad-answer", "The answer is no JSON.", response) from error
 

@@ -21,7 +21,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ import orjson
 
 from replayml.core.errors import ConfigurationError, suggestion
 from replayml.module.deploying import GATEWAY
+from replayml.serving.calling.address import is_address
 from replayml.serving.errors import Problem, ServingError, serving_error
 
 try:
@@ -53,20 +55,24 @@ _LONGEST_BEAT = 3.0
 _CONNECT = 2.0
 _ANSWER = 5.0
 _LARGEST = 4096
-_LONGEST_URL = 512
 _LONGEST_TEXT = 200
 _MOST = 1000
 _PAGE = 500
+_NEAR_PAGES = 20
+_NEAR_SECONDS = 0.5
+_NOT_THERE = -2
 
 _HOLD = """
-local held = redis.call('GET', KEYS[1])
-if held and not string.find(held, ARGV[1], 1, true) then return held end
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'none' and kind ~= 'string' then return '' end
+local held = redis.call('GETRANGE', KEYS[1], 0, ARGV[4])
+if kind ~= 'none' and not string.find(held, ARGV[1], 1, true) then return held end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return false
 """
 _RELEASE = """
-local held = redis.call('GET', KEYS[1])
-if held and string.find(held, ARGV[1], 1, true) then redis.call('DEL', KEYS[1]) end
+local held = redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
+if string.find(held, ARGV[1], 1, true) then redis.call('DEL', KEYS[1]) end
 return false
 """
 
@@ -146,10 +152,11 @@ class Gateway:
                 ``gateway-invalid`` when what stands there is none of replayml's.
         """
         with self._reached():
-            data = self._redis.get(_PREFIX + name)
-        if data is None:
-            names = [entry.name for entry in self.entries().entries]
-            known = f" It lists {', '.join(names[:10])}." if names else " It lists none."
+            [(data, left)] = self._values([_PREFIX + name])
+        if left == _NOT_THERE:
+            found, is_whole = self._scan(_NEAR_PAGES, _NEAR_SECONDS)
+            names = [entry.name for entry in self._listing(found).entries]
+            known = f" It lists {', '.join(names[:10])}." if names else " It lists none." if is_whole else ""
             text = f"The gateway lists no service {name!r}.{suggestion(name, names)}{known}"
             raise serving_error(Problem("unknown-service", text, self.place))
         return self._read(name, data)
@@ -160,34 +167,7 @@ class Gateway:
         Raises:
             ServingError: When Redis does not answer.
         """
-        found: dict[str, tuple[Any, Any]] = {}
-        with self._reached():
-            cursor: Any = 0
-            while True:
-                page: Any = self._redis.scan(cursor, match=_PREFIX + "*", count=_PAGE)
-                cursor, keys = page[0], page[1][: _MOST - len(found)]
-                with self._redis.pipeline(transaction=False) as pipe:
-                    for key in keys:
-                        pipe.get(key)
-                        pipe.pttl(key)
-                    answers = pipe.execute(raise_on_error=False)
-                for index, key in enumerate(keys):
-                    name = key.decode("utf-8", "backslashreplace").removeprefix(_PREFIX)
-                    found[name] = (answers[2 * index], answers[2 * index + 1])
-                if not int(cursor) or len(found) >= _MOST:
-                    break
-        entries, unreadable = [], []
-        for name, (data, left) in sorted(found.items()):
-            if data is None:
-                continue  # it expired meanwhile
-            try:
-                entry = self._read(name, data)
-            except ServingError:
-                unreadable.append(ascii(name)[1:-1][:_LONGEST_TEXT])
-                continue
-            age = max(0.0, entry.ttl - left / 1000) if isinstance(left, int) and left >= 0 else None
-            entries.append(entry._replace(age=age))
-        return Listing(entries, unreadable)
+        return self._listing(self._scan()[0])
 
     def claim(self, name: str) -> Lease:
         """Claim a name for a service that is about to start.
@@ -214,13 +194,13 @@ class Gateway:
     def hold(self, name: str, lease: str, value: bytes, ttl: float) -> Entry | None:
         """Write the value of a name, unless another lease holds it: then return that one's entry."""
         with self._reached():
-            held = self._redis.eval(_HOLD, 1, _PREFIX + name, lease, value, str(int(ttl * 1000)))
+            held = self._redis.eval(_HOLD, 1, _PREFIX + name, lease, value, str(int(ttl * 1000)), str(_LARGEST))
         return None if held is None else self._read(name, held)
 
     def release(self, name: str, lease: str) -> None:
         """Take a name out, if a lease holds it."""
         with self._reached():
-            self._redis.eval(_RELEASE, 1, _PREFIX + name, lease)
+            self._redis.eval(_RELEASE, 1, _PREFIX + name, lease, str(_LARGEST))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -234,6 +214,56 @@ class Gateway:
             raise serving_error(Problem("gateway-refused", f"Redis refuses: {error}.", self.place)) from error
 
     # Reading ------------------------------------------------------------------------------------------------------
+
+    def _scan(self, pages: float = math.inf, seconds: float = math.inf) -> tuple[dict[str, tuple[Any, Any]], bool]:
+        """Return what stands under names of services, and whether all of Redis was looked through.
+
+        Args:
+            pages: How much of it to look through at the most.
+            seconds: When to stop.
+        """
+        found: dict[str, tuple[Any, Any]] = {}
+        end = time.monotonic() + seconds
+        cursor: Any = 0
+        with self._reached():
+            while True:
+                page: Any = self._redis.scan(cursor, match=_PREFIX + "*", count=_PAGE)
+                cursor, keys = page[0], page[1][: _MOST - len(found)]
+                names = [key.decode("utf-8", "backslashreplace").removeprefix(_PREFIX) for key in keys]
+                found.update(zip(names, self._values(keys), strict=True))
+                pages -= 1
+                is_whole = not int(cursor)
+                if is_whole or len(found) >= _MOST or pages <= 0 or time.monotonic() > end:
+                    return found, is_whole
+
+    def _values(self, keys: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Return what stands under keys, and for how many milliseconds; no more of it than tells that it is too large.
+
+        What is no text at all comes as the error of Redis.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.getrange(key, 0, _LARGEST)
+                pipe.pttl(key)
+            answers = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+                raise answer
+        return list(zip(answers[::2], answers[1::2], strict=True))
+
+    def _listing(self, found: Mapping[str, tuple[Any, Any]]) -> Listing:
+        entries, unreadable = [], []
+        for name, (data, left) in sorted(found.items()):
+            if left == _NOT_THERE:
+                continue  # it expired meanwhile
+            try:
+                entry = self._read(name, data)
+            except ServingError:
+                unreadable.append(ascii(name)[1:-1][:_LONGEST_TEXT])
+                continue
+            age = max(0.0, entry.ttl - left / 1000) if isinstance(left, int) and left >= 0 else None
+            entries.append(entry._replace(age=age))
+        return Listing(entries, unreadable)
 
     def _read(self, name: str, data: Any) -> Entry:
         entry = _entry(name, data)
@@ -350,29 +380,6 @@ def _entry(name: str, data: Any) -> Entry | None:
             if is_sound and (not url or is_address(url)) and _is_text(name):
                 return Entry(name, url, version, owner, float(ttl))
     return None
-
-
-def is_address(url: str) -> bool:
-    """Tell whether a text is the address of a service: http or https, a host and perhaps a port, and nothing else.
-
-    Example:
-        >>> (
-        ...     is_address("http://127.0.0.1:8000"),
-        ...     is_address("http://a@b"),
-        ...     is_address("http://a/b?c"),
-        ...     is_address("file:///"),
-        ... )
-        (True, False, False, False)
-    """
-    if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
-        return False
-    try:
-        parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
-    rest = (parts.username, parts.password, parts.path, parts.query, parts.fragment)
-    return parts.scheme in ("http", "https") and is_whole and not any(rest) and "?" not in url and "#" not in url
 
 
 def _is_text(text: str) -> bool:

@@ -11,6 +11,7 @@ Invariants:
     * Nothing is unpickled, imported or called; a tag that is not in this list is refused.
     * Bytes that are read back give the same values, to the last bit of every tensor.
     * The length is compared with the shapes before anything is made of it, and no byte is left over.
+    * Reading takes time in proportion to the length: keys that a dict would search through one by one are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,9 @@ _ALIGNMENT = 16
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 32
 _LONGEST_INT = 1000
+_MOST_MEETINGS = 16
+_PERTURB_SHIFT = 5
+_WORD = 2**64 - 1
 _FLOATS: Mapping[str, float] = MappingProxyType({"nan": math.nan, "inf": math.inf, "-inf": -math.inf})
 
 _NAMES = (
@@ -282,9 +286,38 @@ def _read_dict(payload: Any, tensors: list[torch.Tensor], used: list[int], depth
         raise _flaw("a dict is a list of pairs")
     pairs = [(_read(key, tensors, used, depth), _read(item, tensors, used, depth)) for key, item in payload]
     try:
-        return dict(pairs)
+        if all(type(key) is str for key, _ in pairs) or not _is_crowded([hash(key) & _WORD for key, _ in pairs]):
+            return dict(pairs)
     except TypeError:
         raise _flaw("a key of a dict is hashable") from None
+    raise _flaw("the keys of a dict have different hashes")
+
+
+def _is_crowded(hashes: Sequence[int]) -> bool:
+    """Tell whether keys meet so often in the table of a dict that it takes much longer than its length lets expect.
+
+    The hashes of strings are secret; those of numbers, and of tuples of them, are known to who sends them: such keys
+    can be chosen to have one hash, or different ones that lead through the same places. So the places are counted
+    that Python tries when it adds the keys one by one, in every size that the table has while it grows. Numbers of
+    programs meet up to 12 times for each place.
+    """
+    size = 8
+    while True:
+        held = hashes[: size * 2 // 3]
+        left = _MOST_MEETINGS * size
+        is_taken = bytearray(size)
+        for rest in held:
+            place = rest & (size - 1)
+            while is_taken[place]:
+                left -= 1
+                if left < 0:
+                    return True
+                rest >>= _PERTURB_SHIFT
+                place = (place * 5 + rest + 1) & (size - 1)
+            is_taken[place] = 1
+        if len(held) == len(hashes):
+            return False
+        size *= 2
 
 
 def _read_float(payload: Any, *_: Any) -> float:
@@ -333,7 +366,7 @@ def plain(value: Any) -> Any:
     if kind is float:
         return value if math.isfinite(value) else _not_finite()
     if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu()
+        tensor = value.detach().resolve_conj().resolve_neg().cpu()
         return _plain_array((tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy())
     if isinstance(value, (np.ndarray, np.generic)):
         return _plain_array(np.asarray(value))

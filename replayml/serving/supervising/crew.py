@@ -10,11 +10,13 @@ Invariants:
       files, and the one before has noticed nothing.
     * After the switch no worker of an older version reads a further request; none of its connections is closed.
     * What ended is off the list before anybody is told so.
+    * However the thread ends, it leaves no worker and no connection, and tells why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import selectors
 import shutil
@@ -40,6 +42,8 @@ _LONGEST_BACKOFF = 10.0
 _GRACE = 5.0
 _STOPPED = "The service was stopped."
 
+_log = logging.getLogger("replayml.serving")
+
 
 class Crew:
     """The workers of one service.
@@ -54,12 +58,14 @@ class Crew:
         changed: Is notified whenever something has changed; to be held while more than one attribute is read.
         current: The version that answers, or None before there is one.
         workers: All workers.
+        failure: Why the thread could not go on, or None.
     """
 
     def __init__(self, listener: socket.socket, folder: Path, *, replicas: int, limits: ServeLimits) -> None:
         self.changed = threading.Condition()
         self.current: Version | None = None
         self.workers: list[Worker] = []
+        self.failure: str | None = None
         self._listener = listener
         self._folder = folder
         self._replicas = replicas
@@ -93,6 +99,8 @@ class Crew:
 
     def is_settled(self, version: Version) -> bool:
         """Tell whether a version has failed, or answers alone: no worker of another one reads a further request."""
+        if self.failure is not None:
+            return True
         if version is not self.current:
             return version.is_gone
         return all(worker.version is version or worker.is_retired for worker in self.workers)
@@ -113,8 +121,8 @@ class Crew:
         try:
             for _ in range(self._replicas):
                 self._spawn(version)
-        except OSError as error:
-            self._reject(version, f"Its process cannot be started: {error}.")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the version before goes on
+            self._reject(version, f"Its process cannot be started: {type(error).__name__}: {error}.")
 
     def give_up(self, version: Version) -> None:
         """End a version that is tried out; one that was switched to stays."""
@@ -138,10 +146,13 @@ class Crew:
             self._selector = selector
             self._door = Doorway(selector, self._listener, self._limits)
             selector.register(self._ear, selectors.EVENT_READ, self._ear)
-            while self._is_drained is None:
-                self._step()
-            self._finish()
-            selector.unregister(self._ear)
+            try:
+                while self._is_drained is None:
+                    self._step()
+                self._finish()
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may go on waiting for this thread
+                _log.exception("the supervisor of a service cannot go on, and ends all its workers")
+                self._break_down(f"Its supervisor could not go on: {type(error).__name__}: {error}.")
         with self.changed:
             self.changed.notify_all()
 
@@ -180,7 +191,11 @@ class Crew:
 
     def _spawn(self, version: Version) -> None:
         worker = Worker(version, self._folder / f"table-{secrets.token_hex(4)}", self._listener)
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        try:
+            self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        except BaseException:
+            worker.forsake()
+            raise
         with self.changed:
             self.workers.append(worker)
             self.changed.notify_all()
@@ -260,7 +275,8 @@ class Crew:
         assert self.current is not None
         try:
             self._spawn(self.current)
-        except OSError:  # no memory, or no more files; the next attempt may find some
+        except Exception as error:  # noqa: BLE001 - no memory, or no more files; the next attempt may find some
+            _log.warning("a worker cannot be started, which is tried again: %s: %s", type(error).__name__, error)
             self._plan(is_young=True)
 
     def _plan(self, *, is_young: bool) -> None:
@@ -358,6 +374,24 @@ class Crew:
                 self.changed.notify_all()
 
     # The end ------------------------------------------------------------------------------------------------------
+
+    def _break_down(self, failure: str) -> None:
+        """End everything at once: nothing that the thread knows of its workers can be relied on."""
+        with contextlib.ExitStack() as steps:  # each is done, also when one before it fails
+            steps.callback(self._tell_all, failure)
+            steps.callback(self._listener.close)
+            steps.callback(self._door.drop_all)
+            for question in self._questions.values():
+                steps.callback(question.socket.close)
+            for worker in self.workers:
+                steps.callback(worker.forsake)
+
+    def _tell_all(self, failure: str) -> None:
+        with self.changed:
+            self._is_ending = True
+            self.workers.clear()
+            self.failure = failure
+            self.changed.notify_all()
 
     def _finish(self) -> None:
         """End all workers."""

@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import time
@@ -19,6 +20,11 @@ from replayml.serving.limits import ServeLimits
 __all__ = ["Doorway", "answer_and_close", "dismiss", "shut"]
 
 _PEEK = 65536
+_LONGEST_LINE = 8192
+_PIECES = 0.2
+_ASKS_READY = re.compile(rb"(GET|HEAD) /readyz(\?[^ \r\n]*)? ")
+_ASKS_ALIVE = re.compile(rb"GET /healthz(\?[^ \r\n]*)? ")
+_QUESTIONS = (b"GET /readyz", b"HEAD /readyz", b"GET /healthz")
 _ALIVE = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\nconnection: close\r\n\r\n"
     b'{"alive":true}'
@@ -41,6 +47,8 @@ class Doorway:
         self._is_open = False
         self._watched: set[socket.socket] = set()
         self._since: OrderedDict[socket.socket, float] = OrderedDict()
+        self._begun: set[socket.socket] = set()  # by a piece of a line that may become a question
+        self._next_look = 0.0
 
     @property
     def waiting(self) -> int:
@@ -91,17 +99,27 @@ class Doorway:
             start = b""
         if not start:
             self._drop(source)
-        elif start.startswith((b"GET /readyz ", b"HEAD /readyz ")):
+        elif _ASKS_READY.match(start):
             self._forget(source)
             answer_and_close(source, "not-ready", retry_after=1)
-        elif start.startswith(b"GET /healthz "):
+        elif _ASKS_ALIVE.match(start):
             self._forget(source)
             _send_and_close(source, _ALIVE)
         else:
             self._unwatch(source)  # it stays as it is until a worker takes it
+            if _may_become_a_question(start):
+                self._begun.add(source)
+
+    def look_again(self) -> None:
+        """See whether more came on connections where a question may have begun."""
+        for connection in list(self._begun):
+            self.look(connection)
 
     def expire(self) -> None:
-        """Answer those that have waited too long."""
+        """Answer those that have waited too long, and those of which more has come."""
+        if self._begun and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _PIECES
+            self.look_again()
         end = time.monotonic() - self._limits.answer
         for connection in [connection for connection, since in self._since.items() if since < end]:
             is_asked = connection not in self._watched
@@ -118,12 +136,18 @@ class Doorway:
             self._forget(connection)
             dismiss(connection)
 
+    def drop_all(self) -> None:
+        """Close all that wait, whatever the selector knows of them."""
+        while self._since:
+            shut(self._since.popitem()[0])
+
     def _watch(self, connection: socket.socket) -> None:
         if connection not in self._watched:
             self._selector.register(connection, selectors.EVENT_READ, connection)
             self._watched.add(connection)
 
     def _unwatch(self, connection: socket.socket) -> None:
+        self._begun.discard(connection)
         if connection in self._watched:
             self._selector.unregister(connection)
             self._watched.discard(connection)
@@ -135,6 +159,12 @@ class Doorway:
     def _drop(self, connection: socket.socket) -> None:
         self._forget(connection)
         shut(connection)
+
+
+def _may_become_a_question(start: bytes) -> bool:
+    """Tell whether this is a piece of a request line that may ask for the state of the service."""
+    is_line = b"\n" not in start and len(start) < _LONGEST_LINE
+    return is_line and any(start[: len(question)] == question[: len(start)] for question in _QUESTIONS)
 
 
 def answer_and_close(connection: socket.socket, code: str, *, retry_after: int | None = None) -> None:

@@ -3,7 +3,7 @@
 Invariants:
     * A program holds a lock in each of its folders for as long as it lives, however it ends; the system gives it back.
     * A folder is removed by its owner, or by a later program of the same user that got its lock; not while it is used.
-    * What has another name, another owner or no lock is left alone.
+    * What has another name, another owner or no lock is left alone; but for what was begun long ago, and never locked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 __all__ = ["ServiceFolder", "sweep"]
@@ -22,6 +23,7 @@ __all__ = ["ServiceFolder", "sweep"]
 _NEW = "replayml-new-"
 _OURS = re.compile(r"replayml-serving-\d+-[A-Za-z0-9_]+")
 _LOCK = "lock"
+_LONG_AGO = 3600.0
 
 
 class ServiceFolder:
@@ -67,10 +69,23 @@ class ServiceFolder:
 
 def sweep() -> None:
     """Remove the folders of services whose program was killed."""
-    for entry in os.scandir(tempfile.gettempdir()):
-        if _OURS.fullmatch(entry.name):
-            with contextlib.suppress(OSError):  # another program removes it, or it cannot be locked here
+    found: list[os.DirEntry[str]] = []
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:  # it need not be readable
+        found = list(entries)
+    for entry in found:
+        with contextlib.suppress(OSError):  # another program removes it, or it cannot be locked here
+            if _OURS.fullmatch(entry.name):
                 _remove(Path(entry.path))
+            elif entry.name.startswith(_NEW) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _LONG_AGO:
+                _remove_begun(Path(entry.path))
+
+
+def _remove_begun(path: Path) -> None:
+    """Remove a folder whose program was killed before it had named it."""
+    try:
+        _remove(path)
+    except FileNotFoundError:  # it has no lock: nothing at all
+        path.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@
 Invariants:
     * The supervisor has a hold of every connection that the worker told of, or was given, until it is closed.
     * What the worker is told reaches it in its order; the supervisor never waits for it.
+    * A worker that sends what is no message is at fault: it is killed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from replayml.serving.packing.spec import Spec
-from replayml.serving.worker.desk import State, open_table, receive, send
+from replayml.serving.supervising.doorway import shut
+from replayml.serving.worker.desk import MessageError, State, open_table, receive, send
 
-__all__ = ["Question", "Version", "Worker"]
+__all__ = ["Question", "Version", "Worker", "surroundings"]
 
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _QUESTION = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
@@ -66,7 +69,7 @@ class Worker:
         is_loaded: Whether it has loaded the model.
         is_draining: Whether it was told to end by a signal, and takes no further connections.
         is_retired: Whether it has stopped to read from connections on which no request is under way.
-        failure: Why it could not start, or None.
+        failure: Why it could not start or go on, or None.
         returned: The connections that it gave back, for others to go on with.
     """
 
@@ -82,17 +85,13 @@ class Worker:
         self._given: deque[socket.socket] = deque()
         self._orders: deque[str] = deque()
         self._path = table
-        self._table = open_table(table, version.spec.limits.connections + 16)
-        try:
+        with far_end, contextlib.ExitStack() as undo:
+            undo.callback(self.channel.close)
+            undo.callback(partial(table.unlink, missing_ok=True))
+            self._table = undo.enter_context(open_table(table, version.spec.limits.connections + 16))
+            self.channel.setblocking(False)
             self._process = _spawn(replace(version.spec, table=str(table)), listener.fileno(), far_end.fileno())
-        except BaseException:
-            self.channel.close()
-            self._table.close()
-            table.unlink(missing_ok=True)
-            raise
-        finally:
-            far_end.close()
-        self.channel.setblocking(False)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -120,15 +119,21 @@ class Worker:
                 return True
             except OSError:
                 return False
+            except MessageError as error:
+                self.failure = f"Its process sent what cannot be read: {error}."
+                self.kill()
+                return False
             if message is None:
                 return False
             self._take(message, files)
 
     def _take(self, message: dict[str, object], files: list[int]) -> None:
         slot = message.get("slot")
+        if isinstance(slot, int) and not 0 <= slot < len(self._table):
+            slot = None
         match message.get("do"):
             case "open":
-                if message.get("given"):
+                if message.get("given") and self._given:
                     self._given.popleft().close()
                 if files and isinstance(slot, int):
                     self._held[slot] = socket.socket(fileno=files[0])
@@ -214,6 +219,14 @@ class Worker:
         """Return the exit code of a process that has ended."""
         return self._process.wait()
 
+    def forsake(self) -> None:
+        """End it and all its connections at once, and give everything back."""
+        self.kill()
+        self.reap()
+        for connection in (*self.returned, *self._given, *self._held.values()):
+            shut(connection)
+        self.close()
+
     def close(self) -> None:
         """Give everything back."""
         self.channel.close()
@@ -266,9 +279,21 @@ class Question:
         return ""
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment variables, also while another thread changes them.
+
+    Example:
+        >>> surroundings() == dict(os.environ)
+        True
+    """
+    found = ((name, os.environ.get(name)) for name in tuple(os.environ))
+    return {name: value for name, value in found if value is not None}
+
+
 def _spawn(spec: Spec, listener: int, channel: int) -> subprocess.Popen[bytes]:
     """Start the process and give it its spec."""
-    environment = {**os.environ, **spec.environment, _METRICS: str(Path(spec.folder) / "metrics")}
+    written = spec.to_json()
+    environment = {**surroundings(), **spec.environment, _METRICS: str(Path(spec.folder) / "metrics")}
     process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed words and two numbers
         [sys.executable, "-m", spec.program, str(listener), str(channel)],
         stdin=subprocess.PIPE,
@@ -279,5 +304,5 @@ def _spawn(spec: Spec, listener: int, channel: int) -> subprocess.Popen[bytes]:
     )
     assert process.stdin is not None
     with process.stdin as pipe, contextlib.suppress(BrokenPipeError):
-        pipe.write(spec.to_json())
+        pipe.write(written)
     return process

@@ -73,7 +73,9 @@ class Supervisor:
     @property
     def is_running(self) -> bool:
         """Whether it was started and not stopped."""
-        return self._thread is not None and self._thread.is_alive() and not self._is_stopping
+        if self._thread is None or self._crew is None:
+            return False
+        return self._thread.is_alive() and self._crew.failure is None and not self._is_stopping
 
     @property
     def version(self) -> int:
@@ -147,7 +149,7 @@ class Supervisor:
         except BaseException:  # an interrupt
             crew.order(partial(crew.give_up, version))
             raise
-        if version.failure is not None and not self._is_stopping:
+        if version.failure is not None and crew.failure is None and not self._is_stopping:
             raise self._failed(version)
         if not self.is_running:
             raise self._stopped()
@@ -182,7 +184,9 @@ class Supervisor:
         return serving_error(Problem("update-failed", text, _url(*self.address)))
 
     def _stopped(self) -> ServingError:
-        return serving_error(Problem("stopped", "The service was stopped.", _url(*self.address)))
+        failure = None if self._crew is None else self._crew.failure
+        text = "The service was stopped." if failure is None else f"The service was stopped. {failure}"
+        return serving_error(Problem("stopped", text, _url(*self.address)))
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every worker answers again, or the service was stopped."""

@@ -130,6 +130,7 @@ class Service:
         self._schema = orjson.dumps(openapi(target, has_token=token is not None, version=target.version))
         self._ids = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count(1))
         self._page = read_page()
+        self._streams = 0
         self.is_draining = False
         self._routes: Mapping[
             str, tuple[tuple[str, ...], bool, Callable[[Request], Awaitable[Response | Streamed]]]
@@ -222,6 +223,7 @@ class Service:
         )
         headers = [*STREAM_HEADERS]
         self._complete(headers, request)
+        self._streams += 1
         try:
             await connection.begin_stream(send, headers)
             await send_stream(pump, send, failed=failed, is_lost=connection.is_lost, patience=self._limits.idle)
@@ -229,6 +231,8 @@ class Service:
             connection.cut()
             await asyncio.sleep(0)  # so that uvicorn knows
             raise
+        finally:
+            self._streams -= 1
         return codes[0] if codes else None
 
     async def _answer(self, request: Request) -> Response | Streamed:
@@ -290,15 +294,13 @@ class Service:
         accepted = request.headers.get(b"accept", b"*/*")
         is_typed = MEDIA_TYPE.encode() in accepted or (not is_json and JSON.encode() not in accepted)
         if isinstance(result, Items):
+            if self._streams >= self._limits.streams:
+                self._batcher.call(result.close)
+                raise Refusal("busy")
             return Streamed(result, is_typed)
-        if is_typed:
-            try:
-                return Response(encode(result), media_type=MEDIA_TYPE)
-            except TypeError as error:
-                _log.error("request %s: the result cannot be sent: %s", request.id, error)
-                raise Refusal("no-form") from error
-        option = orjson.OPT_SERIALIZE_NUMPY
-        return Response(orjson.dumps({"result": plain(result)}, option=option), media_type=JSON)
+        write = encode if is_typed else _as_json
+        data = _written(write, result, f"request {request.id}: the result")
+        return Response(data, media_type=MEDIA_TYPE if is_typed else JSON)
 
     async def _body(self, request: Request) -> bytes | bytearray:
         """Return the body, no longer than it may be."""
@@ -306,13 +308,16 @@ class Service:
         declared = request.headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 18 or int(declared) > most:
             raise Refusal("too-large", {"most": most})
-        message = await request.receive()
-        if not message.get("more_body") and message["type"] == "http.request":
+        if not request.scope["cycle"].more_body:  # it is here, as most are
+            message = await request.receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
             body: bytes = message["body"]
             return body if len(body) <= most else _too_large(most)
         parts = bytearray()
         try:
             async with asyncio.timeout_at(request.connection.deadline):
+                message = await request.receive()
                 while message["type"] == "http.request":
                     parts += message["body"]
                     if len(parts) > most:
@@ -357,10 +362,23 @@ class Service:
 
 def _item(value: Any, *, is_typed: bool) -> bytes:
     """Return the event of an item of a stream."""
+    return _written(partial(item_event, is_typed=is_typed), value, "an item of a stream")
+
+
+def _as_json(result: Any) -> bytes:
+    return orjson.dumps({"result": plain(result)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _written(write: Callable[[Any], bytes], value: Any, what: str) -> bytes:
+    """Return a value of the module as bytes.
+
+    Raises:
+        Refusal: When it has no form: a dtype that nothing takes, text that is no Unicode, lists without an end.
+    """
     try:
-        return item_event(value, is_typed=is_typed)
-    except TypeError as error:
-        _log.error("an item of a stream cannot be sent: %s", error)
+        return write(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # a RecursionError is a RuntimeError
+        _log.error("%s cannot be sent: %s", what, error)
         raise Refusal("no-form") from error
 
 

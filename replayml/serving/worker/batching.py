@@ -2,6 +2,7 @@
 
     event loop: submit ─► queue ─► thread of the model: take what fits together ─► run ─► event loop: results
                       └─► run here, where that is sure to be shorter than a few milliseconds
+                call ─► steps ─► thread of the model, in turn with the queue
 
 A thread costs a request two wake-ups, which is more than a small model takes. The event loop runs a model itself only
 when the time that it takes depends on nothing but the number of rows, and the last run says that it will be short.
@@ -10,6 +11,7 @@ Invariants:
     * A lone request never waits: it runs as soon as the model is free.
     * The model never runs twice at once: the event loop runs nothing while the thread has something to do.
     * The event loop never runs code of the user, which may sleep, wait or end.
+    * Steps of streams take no room of requests, and each of both waits for one turn of the other at the most.
     * Requests run in the order in which they came, and only such with inputs alike but for their rows run together.
     * The rows of a batch are given back to whom they belong. When a batch raises, its requests run one by one, so
       that one that is at fault takes none with it.
@@ -114,6 +116,8 @@ class Batcher:
         self._short = 0  # so many rows run in less than _SHORT seconds, as far as is known
         self._here: deque[Job] = deque()
         self._queue: deque[Job] = deque()
+        self._steps: deque[Step] = deque()
+        self._is_turn_of_steps = False
         self._is_idle = False  # the thread has nothing to do; only `_hand_over` ends that
         self._changed = threading.Condition()
         self._is_closed = False
@@ -179,18 +183,19 @@ class Batcher:
             self._changed.notify()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Let the thread call a function when its turn has come, after what waits by now; only for the event loop.
+        """Let the thread call a function when its turn has come; only for the event loop.
 
-        It is not refused for lack of room, and runs whether anybody waits for it or not.
+        What is given here is called in order, one of it between two runs of the model. It is not refused for lack of
+        room, and runs whether anybody waits for it or not.
         """
         self._run_here()  # what came before runs before
         with self._changed:
             self._is_idle = False
-            self._queue.append(Step(function, self._loop.create_future()))
+            self._steps.append(Step(function, self._loop.create_future()))
             self._changed.notify()
 
     def close(self) -> None:
-        """Let the thread end when the queue is empty."""
+        """Let the thread end when nothing waits."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -210,11 +215,15 @@ class Batcher:
         """Return the requests to run together; none when it is over."""
         with self._changed:
             while True:
-                while not self._queue and not self._is_closed:
+                while not (self._queue or self._steps or self._is_closed):
                     self._is_idle = True
                     self._changed.wait()
+                if self._steps and (self._is_turn_of_steps or not self._queue):
+                    self._is_turn_of_steps = False
+                    return [self._steps.popleft()]
                 if not self._queue:
                     return []
+                self._is_turn_of_steps = True
                 if self._wait and self._most_rows and len(self._queue) > 1:
                     self._wait_for_more()
                 jobs = self._take(self._queue, self._most_rows)

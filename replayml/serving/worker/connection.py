@@ -3,6 +3,9 @@
 Invariants:
     * A request is sent in time or refused, its first line and headers included; no connection waits for ever.
     * What is not HTTP is answered with a code as well.
+    * Bytes that are neither headers nor body are counted as headers are, and none of them is kept.
+    * After an answer to a request that is not whole, no further request is read: nobody knows where one begins.
+    * Whoever takes nothing of an answer for long is left.
     * The supervisor knows of the connection, and what is done with it, before a byte is worked on.
 """
 
@@ -27,6 +30,7 @@ __all__ = ["Connection"]
 
 _GRACE = 1.0
 _ONE_PIECE = 65536
+_CHUNK = 16
 
 
 class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
@@ -75,7 +79,9 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._received = 0
         self._is_whole = True
         self._has_headers = False
+        self._beside = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.TimerHandle | None = None
         self.waiting: asyncio.Future[Any] | None = None
         self.deadline = 0.0
 
@@ -99,9 +105,12 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell the supervisor."""
         self._stop_timer()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self.waiting is not None:
             self.waiting.cancel()
         super().connection_lost(exc)
+        self._forget()
         if self._is_given_back and exc is None:
             self._desk.give_back(self._slot, self._socket)
             self._slot = None
@@ -110,6 +119,13 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._socket.shutdown(socket.SHUT_RDWR)  # the supervisor holds the connection too, and would keep it open
         self._desk.close(self._slot)
         self._slot = None
+
+    def _forget(self) -> None:
+        """Leave what was sent to whoever still works on it, so that it goes when that is done."""
+        if self.cycle is not None:
+            self.cycle.body = bytearray()  # a request of a lost connection is given no more of it
+        self.pipeline.clear()
+        self.cycle = self.scope = self.headers = None  # type: ignore[assignment]  # as before the first request
 
     def give_back(self) -> None:
         """Return it to the supervisor as soon as no request is under way on it, and read no further one."""
@@ -145,10 +161,14 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._is_whole = self._has_headers = False
             self._received = 0
         self._received += len(data)
+        if self._is_inside:
+            self._beside += len(data)
         super().data_received(data)
+        self._beside = max(0, self._beside)
         if self._timer is None and not self._is_whole:  # most requests come as a whole, and need none
             self._start_timer()
-        if not self._has_headers and self._received > self._limits.headers and not self.transport.is_closing():
+        is_large = not self._has_headers and self._received > self._limits.headers
+        if (is_large or (self._is_inside and self._beside > self._limits.headers)) and not self.transport.is_closing():
             self._refuse("headers-too-large")
         if self._desk.is_retiring:
             self.give_back()
@@ -157,13 +177,32 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Begin a request."""
         super().on_message_begin()
         self._is_whole = self._has_headers = False
-        self._received = 0
+        self._received = self._beside = 0
+
+    @property
+    def _is_inside(self) -> bool:
+        """Whether the headers of a request have come, and not yet all of its body."""
+        return self._has_headers and not self._is_whole
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one that comes behind the body is dropped."""
+        if not self._has_headers:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """Know that a piece of the body begins, which has a line of its own."""
+        self._beside -= _CHUNK
+
+    def on_body(self, body: bytes) -> None:
+        """Take some bytes of the body."""
+        self._beside -= len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Start to answer."""
-        self._has_headers = True
         size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         super().on_headers_complete()
+        self._has_headers = True  # not before: it raises when the first line is none
         self.scope.update(connection=self, cycle=self.cycle, size=size)  # type: ignore[call-arg]
 
     @property
@@ -176,6 +215,12 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._is_whole = True
         self._stop_timer()
         super().on_message_complete()
+        if self.cycle.response_complete:  # it was answered before it was whole
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if not self.transport.is_closing():  # whoever was told that the connection is closed takes nothing for done
+            super()._start_asgi_task(cycle, app)
 
     async def answer(self, scope: Scope, send: Send, response: Response) -> None:
         """Send an answer.
@@ -193,6 +238,10 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         body = bytes(response.body)
         if cycle.disconnected:
             return
+        is_early = cycle.more_body
+        if is_early:
+            cycle.keep_alive = False
+            self._desk.mark(self._slot, State.ANSWERING)  # first: a worker that is killed then has answered already
         if len(body) > _ONE_PIECE or self.flow.write_paused:
             self._desk.mark(self._slot, State.ANSWERING)
             status, headers = response.status_code, response.raw_headers
@@ -200,22 +249,19 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             await send({"type": "http.response.body", "body": body})
             return
         headers = [*cycle.default_headers, *response.raw_headers]
-        if (b"connection", b"close") in headers:
+        is_told = (b"connection", b"close") in headers
+        if is_told:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         content = b"" if scope["method"] == "HEAD" else body
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], lines, content))
-        if self.transport.get_write_buffer_size():
-            self._desk.mark(self._slot, State.ANSWERING)
-        elif not self.pipeline:
-            self._desk.mark(self._slot, State.IDLE)
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
         cycle.message_event.set()
-        if not cycle.keep_alive:
-            self.transport.close()
+        if not cycle.keep_alive and (is_told or not is_early):
+            self.transport.close()  # otherwise what is still being sent is dropped first, or the answer would be lost
         cycle.on_response()
 
     async def begin_stream(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
@@ -238,11 +284,38 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         """Know that the answer has been written."""
         self.waiting = None
-        state = State.ANSWERING if self.transport.get_write_buffer_size() else State.IDLE
-        self._desk.mark(self._slot, State.ASKED if self.pipeline else state)
+        self._watch()
+        self._desk.mark(self._slot, self._state())
+        if self.pipeline and self._timer is not None:  # nothing was read of the next one meanwhile
+            self._stop_timer()
+            self._start_timer()
         super().on_response_complete()
         if self._desk.is_retiring:
             self.give_back()
+
+    def _state(self) -> State:
+        """Return what is done with the connection after an answer."""
+        if self.transport.get_write_buffer_size():
+            return State.ANSWERING
+        if self.pipeline:
+            return State.ASKED
+        if self._is_inside:  # it was answered before it was whole; what follows of it is no request
+            return State.ANSWERING
+        return State.IDLE if self._is_whole else State.ASKED
+
+    def _watch(self) -> None:
+        """Look after a while whether some of what was written has been taken, and leave if not."""
+        size = self.transport.get_write_buffer_size()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._watcher = self.loop.call_later(self._limits.idle, self._look, size) if size else None
+
+    def _look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self._is_given_back = False  # nobody can go on in the middle of an answer
+            self.transport.abort()
+        else:
+            self._watch()
 
     # Refusing -----------------------------------------------------------------------------------------------------
 
@@ -251,9 +324,15 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._refuse("malformed-request")
 
     def _refuse(self, code: str) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_inside:
+            if not (self.cycle.response_started or self.pipeline):
+                self.transport.write(raw_answer(code))
+                self.cycle.disconnected = True  # so that nothing else is answered
+                self.cycle.message_event.set()
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.write(raw_answer(code))
         self.transport.close()
+        self._watch()
 
     def _start_timer(self) -> None:
         self.deadline = self.loop.time() + self._limits.send
@@ -269,6 +348,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         if self._is_whole:
             self.transport.close()  # it was opened, and nothing came
+        elif self.pipeline or not (self._has_headers or self.cycle is None or self.cycle.response_complete):
+            self._start_timer()  # its turn has not come, and the one before is still being answered
         elif not self._has_headers:
             self._refuse("slow-request")
         else:  # the request waits for its body, and answers itself

@@ -14,6 +14,7 @@ unread, when no request is under way on it: the next version goes on with it, an
 Invariants:
     * A byte in the table is set before a request is read, before a large answer is written, and after any answer.
     * A message that cannot be sent at once is kept in order; the worker never waits for the supervisor.
+    * A packet that was cut, or holds no message, is told apart from all others: `MessageError`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import array
 import asyncio
 import mmap
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -29,12 +31,18 @@ from pathlib import Path
 
 import orjson
 
-__all__ = ["MESSAGE", "Desk", "State", "open_table", "receive", "send"]
+__all__ = ["MESSAGE", "Desk", "MessageError", "State", "fitting", "open_table", "receive", "send"]
 
 MESSAGE = 8192
 """The most bytes in a message."""
 
 _ONE_READ = 2**18
+_LONGEST_TEXT = 6000
+_LONGEST_CHARACTER = 6
+
+
+class MessageError(ValueError):
+    """The other side sent what is no message."""
 
 
 class State(IntEnum):
@@ -65,13 +73,49 @@ def receive(channel: socket.socket) -> tuple[dict[str, object] | None, list[int]
 
     Raises:
         BlockingIOError: When there is none at the moment.
+        MessageError: When what came is none, or too long.
     """
-    data, extra, _, _ = channel.recvmsg(MESSAGE, socket.CMSG_SPACE(array.array("i").itemsize))
+    data, extra, flags, _ = channel.recvmsg(MESSAGE, socket.CMSG_SPACE(array.array("i").itemsize))
     files = array.array("i")
     for level, kind, content in extra:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             files.frombytes(content[: len(content) - len(content) % files.itemsize])
-    return (orjson.loads(data) if data else None), files.tolist()
+    try:
+        return _read(data, is_cut=bool(flags & socket.MSG_TRUNC)), files.tolist()
+    except MessageError:
+        for number in files:
+            os.close(number)
+        raise
+
+
+def _read(data: bytes, *, is_cut: bool) -> dict[str, object] | None:
+    """Return the message of a packet."""
+    if not data:
+        return None
+    if is_cut:
+        raise MessageError(f"a message of more than {MESSAGE} bytes")
+    try:
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise MessageError(f"no JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise MessageError(f"no object, but {type(message).__name__}")
+    return message
+
+
+def fitting(text: str) -> str:
+    """Return as much of a text as a message has room for, however its characters are written.
+
+    Example:
+        >>> fitting("the weights are bad")
+        'the weights are bad'
+        >>> len(orjson.dumps(fitting(chr(0) * 10_000))) <= 6000
+        True
+    """
+    text = text[:_LONGEST_TEXT].encode(errors="replace").decode()
+    while (excess := len(orjson.dumps(text)) - _LONGEST_TEXT) > 0:
+        text = text[: -1 - excess // _LONGEST_CHARACTER]
+    return text
 
 
 class Desk:

@@ -34,18 +34,19 @@ from replayml.serving.packing.spec import Spec
 from replayml.serving.worker.app import Service
 from replayml.serving.worker.batching import Batcher
 from replayml.serving.worker.connection import Connection
-from replayml.serving.worker.desk import Desk, open_table, receive
+from replayml.serving.worker.desk import Desk, fitting, open_table, receive
 from replayml.serving.worker.hosts import Hosts
 from replayml.serving.worker.metrics import Metrics
 from replayml.serving.worker.target import Target
 
-__all__ = ["EXIT_FAILED", "EXIT_STUCK", "Engine", "main"]
+__all__ = ["EXIT_FAILED", "EXIT_STUCK", "Engine", "Watch", "main"]
 
 EXIT_FAILED = 70
 EXIT_STUCK = 75
 
 _PR_SET_PDEATHSIG = 1
-_LONGEST_TEXT = 4000
+_BEAT = 1.0
+_FEWEST_BEATS = 5
 _LINGER = 0.5
 _STEP = 0.02
 _AT_ONCE = 64
@@ -101,7 +102,7 @@ def main(arguments: list[str], engine: Engine) -> int:
         target = engine.open(spec)
     except Exception as error:  # noqa: BLE001 - whatever the user's module raises is told to whoever started it
         _log.exception("%s could not be loaded", spec.title)
-        desk.tell("failed", text=f"{type(error).__name__}: {error}"[:_LONGEST_TEXT])
+        desk.tell("failed", text=fitting(f"{type(error).__name__}: {error}"))
         return EXIT_FAILED
     gc.freeze()  # what was loaded stays; looking through all of it would stop the service for a tenth of a second
     channel.setblocking(False)
@@ -152,18 +153,51 @@ async def _serve(
     server = Server(config, service, desk, limits)
     loop = asyncio.get_running_loop()
     loop.add_reader(channel, server.listen_to, channel)
-    threading.Thread(target=_watch, args=(batcher, limits), name="replayml-watch", daemon=True).start()
+    watch = Watch(lambda: batcher.busy_for, limits)
+    watch.beat()
+    threading.Thread(target=watch.run, name="replayml-watch", daemon=True).start()
     await server.serve(sockets=[listener])
     batcher.close()
 
 
-def _watch(batcher: Batcher, limits: ServeLimits) -> None:
-    """End the worker when its model is stuck: nobody waits for that any more, and all others wait for it."""
-    while True:
-        time.sleep(1.0)  # in a thread, because the event loop may be what runs the model
-        if batcher.busy_for > 2 * limits.answer:
-            _log.error("the model has been running for %.0f s; this worker ends and is replaced", batcher.busy_for)
-            os._exit(EXIT_STUCK)
+class Watch:
+    """Ends the worker when its model or its event loop is stuck: nobody waits for that any more, and all others do.
+
+    Args:
+        busy_for: Tells for how many seconds the model has been running.
+        limits: The limits.
+    """
+
+    def __init__(self, busy_for: Callable[[], float], limits: ServeLimits) -> None:
+        self._busy_for = busy_for
+        self._longest = 2 * limits.answer
+        self._is_alive = True
+        self._missed = 0
+
+    def beat(self) -> None:
+        """Tell that the event loop goes round, again and again; called in it."""
+        self._is_alive = True
+        asyncio.get_running_loop().call_later(_BEAT, self.beat)
+
+    def look(self) -> str | None:
+        """Return what is stuck, or None; called after each second: while the process stood, nobody counts."""
+        self._missed = 0 if self._is_alive else self._missed + 1
+        self._is_alive = False
+        busy_for = self._busy_for()
+        if busy_for > self._longest:
+            return f"the model has been running for {busy_for:.0f} s"
+        if self._missed * _BEAT > self._longest and self._missed > _FEWEST_BEATS:
+            return f"the event loop has stood still for {self._missed * _BEAT:.0f} s"
+        return None
+
+    def run(self) -> None:
+        """Look as long as the worker lives."""
+        while True:
+            time.sleep(_BEAT)  # in a thread, because the event loop may be what runs the model
+            stuck = self.look()
+            if stuck is not None:
+                _log.error("%s; this worker ends and is replaced", stuck)
+                os._exit(EXIT_STUCK)
 
 
 class Server(uvicorn.Server):
