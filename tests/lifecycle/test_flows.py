@@ -738,6 +738,7 @@ def test_a_failure_cancels_what_has_not_started_and_waits_for_the_rest() -> None
     assert ended == [0]
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_waits_for_what_runs_and_starts_nothing_more() -> None:
     """Ctrl-C in a flow ends it like an error does: no thread goes on behind the caller's back."""
     ended: list[int] = []

@@ -218,6 +218,7 @@ def test_a_tree_with_a_service_is_updated(tmp_path: Path) -> None:
 # A version that does not pass ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_an_update_can_be_interrupted(gated: Gated) -> None:
     """An interrupt while a new version is tried out ends that version, and nothing else."""
     service = gated.service
