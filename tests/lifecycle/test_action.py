@@ -14,7 +14,7 @@ from torch import nn
 
 import replayml
 from replayml import ActionModule, NotBuiltError, bind, parallel, pipeline
-from tests.lifecycle.seed import MyModule, MyModule2
+from tests.lifecycle.seed import MyModule
 from tests.lifecycle.steps import SPECS, TRUST, Maker, Shift, Spec, inc, negate, outcome
 
 
@@ -37,19 +37,6 @@ def test_the_tree_shows_flows_modules_and_functions() -> None:
         "    |   |- <Module type=MyModule name=m2>",
         "    |   └- <Function type=inc>",
         "    └- <Module type=MyModule name=m3>",
-    ]
-
-
-def test_a_class_may_show_itself() -> None:
-    """What a class returns from its own ``__repr__`` stands in the tree."""
-    assert repr(ActionModule(MyModule2("m2-1"), MyModule2("m2-2"))).splitlines() == [
-        "<Module type=Action sub-category=Flow type=Pipeline items=[]>",
-        "|- <Module type=MyModule2>",
-        "|   |- <Module type=MyModule name=m2-1 m1-1>",
-        "|   └- <Module type=MyModule name=m2-1 m1-2>",
-        "└- <Module type=MyModule2>",
-        "    |- <Module type=MyModule name=m2-2 m1-1>",
-        "    └- <Module type=MyModule name=m2-2 m1-2>",
     ]
 
 

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.serving.running import until
 
 PATIENCE = 300.0
 """Seconds to wait for what takes a moment on a machine that is not busy."""
@@ -50,7 +51,7 @@ class Redis:
         options = {"port": "0", "unixsocket": str(self._socket), "save": "", "appendonly": "no", "dir": self._folder}
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen([self._program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: self.command("ping") == "PONG", "Redis answers")
+        until(lambda: self.command("ping") == "PONG")
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -75,11 +76,3 @@ def running_redis() -> Iterator[Redis]:
             yield redis
         finally:
             redis.kill()
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.02)

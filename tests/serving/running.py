@@ -12,8 +12,8 @@ from replayml.serving.server import ServerModule
 __all__ = ["running", "until"]
 
 
-def until(happens: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Wait until something is so, and return it."""
+def until(happens: Callable[[], Any], seconds: float = 300.0) -> Any:
+    """Wait until something is so, also on a slow machine, and return it."""
     end = time.monotonic() + seconds
     while not (found := happens()):
         assert time.monotonic() < end, "it did not come about"

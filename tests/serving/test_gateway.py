@@ -23,7 +23,8 @@ from replayml.serving.calling.gateway import TTL, Gateway
 from replayml.serving.errors import ServingError, UnavailableError
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import services
-from tests.serving.redis import PATIENCE, SLOW, Redis, running_redis, wait_until
+from tests.serving.redis import PATIENCE, SLOW, Redis, running_redis
+from tests.serving.running import until
 
 KEY = "replayml:service:"
 
@@ -160,7 +161,7 @@ def test_redis_may_be_killed_and_come_back(fleet: Fleet, redis: Redis, gateway: 
         assert refused.status() == {"model": "stopped"}
     finally:
         redis.start()  # with an empty memory
-    wait_until(lambda: names(gateway) >= listed, "all services are listed again")
+    until(lambda: names(gateway) >= listed)
     assert UrlModule(name="middle")(1) == 4
     known.close()
 
@@ -200,7 +201,7 @@ def test_one_failure_stops_those_that_were_started_with_it(redis: Redis, gateway
     assert any("while deploying model.module.1 (ServerModule)" in note for note in found.value.__notes__)
     assert set(whole.status().values()) == {"stopped"}
     assert not {"good", "bad", "whole"} & {entry.name for entry in gateway.entries().entries}
-    wait_until(lambda: threading.active_count() <= before, "all threads have ended")
+    until(lambda: threading.active_count() <= before)
 
 
 # Names ----------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_the_name_of_a_killed_program_is_free_again(redis: Redis, gateway: Gatew
             return False
         return True
 
-    wait_until(is_free, "the name is free")
+    until(is_free)
 
 
 def test_a_lease_that_lost_its_name_takes_nothing_away(redis: Redis, gateway: Gateway) -> None:

@@ -35,6 +35,7 @@ from replayml.serving.messages.wire import MEDIA_TYPE
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import streams
 from tests.serving.http import Line, ask, request
+from tests.serving.running import until
 
 ENDLESS_SIZE = 2**19
 
@@ -58,15 +59,6 @@ def serves_on(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     assert found("number", 1) == 1
     assert found.pids == pids
-
-
-def until(happens: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Wait until something is so, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-    return found
 
 
 def body(*args: Any) -> bytes:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,8 +29,7 @@ from replayml.serving.service import running_of
 from replayml.serving.supervising.supervisor import Supervisor
 from tests.serving import services, versions
 from tests.serving.http import Line, Reply, ask, request
-from tests.serving.running import running
-from tests.serving.running import until as until_within
+from tests.serving.running import running, until
 from tests.serving.versions import DIES, HANGS, NOT_A_NUMBER, RAISES, Numbered, comers, teach
 
 LONG = pytest.mark.skipif("REPLAYML_LONG_TESTS" not in os.environ, reason="takes minutes: set REPLAYML_LONG_TESTS=1")
@@ -83,11 +82,6 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     """A service that the tests update, one after the other."""
     with numbered(tmp_path_factory.mktemp("gate")) as found:
         yield found
-
-
-def until(happens: Callable[[], Any]) -> Any:
-    """Wait until something is so, also on a slow machine."""
-    return until_within(happens, 300)
 
 
 def patient(url: str) -> Line:
