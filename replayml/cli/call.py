@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import typer
 
+from replayml.cli.flags import told_in_flags
 from replayml.cli.report import Answer, UsageError, lines
 from replayml.serving.calling.client import Client
 from replayml.serving.calling.receiving import Stream
@@ -31,7 +32,7 @@ def run(url: str, text: str, *, token_file: Path | None = None, timeout: float =
         timeout: Seconds until the call fails.
 
     Raises:
-        UsageError: When the body is no JSON.
+        UsageError: When the body is no JSON, the address is none, or the file holds no token.
         ServingError: When there is no result.
     """
     body = sys.stdin.buffer.read() if text == "-" else text.encode()
@@ -39,7 +40,8 @@ def run(url: str, text: str, *, token_file: Path | None = None, timeout: float =
         orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise UsageError("no-json", f'--json takes JSON, such as {{"args": [[[1, 2]]]}}: {error}') from error
-    client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
+    with told_in_flags():
+        client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
     try:
         answer = client.call_json(body)
         if isinstance(answer, Stream):

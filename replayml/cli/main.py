@@ -7,7 +7,8 @@ code  meaning
 ====  ==============================================================================================
 0     done
 1     the command failed, or what was compared differs
-2     wrong usage: an unknown option, a file that is not there, a missing confirmation
+2     wrong usage: an unknown option, a value that it cannot have, such as a port that is taken, a file or module that
+      is not there, a missing confirmation
 3     an extra is not installed
 4     the file was refused: it is damaged, of another kind, or names what this program does not trust
 ====  ==============================================================================================

@@ -10,10 +10,12 @@ Invariants:
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import torch
 
 from replayml.cli.report import UsageError
 from replayml.core.errors import RecipeError, ReplaymlError
+from replayml.module.saving import import_own
 from replayml.module.sizes import read_sizes, take_sizes
 from replayml.recipe import Limits, Recipe
 from replayml.recipe.faults import shown
@@ -28,13 +31,12 @@ from replayml.recipe.files.reading import SUFFIX, ModelFile, read_model_file
 from replayml.recipe.files.regular import read_file
 from replayml.recipe.migrate import Renames
 
-__all__ = ["Opened", "Tensor", "import_known", "make_model", "open_file", "read_renames", "with_hint"]
+__all__ = ["Opened", "Tensor", "import_known", "make_model", "open_file", "read_renames", "require_module", "with_hint"]
 
 ZIP = b"PK\x03\x04"
 RECIPE_KEY = "__from_ckpt_application"
 KWARGS_KEY = "__build_kwargs"
 
-_TRAINING = "replayml.training"
 _LIMITS = Limits()
 
 
@@ -191,7 +193,7 @@ def read_renames(rename: Sequence[str]) -> dict[str, str]:
 
 
 def import_known(names: Iterable[str], imports: Sequence[str], rename: Mapping[str, str] | None = None) -> None:
-    """Import what the user names, and replayml's own applications where a file needs them.
+    """Import what the user names, and what of replayml a file needs.
 
     Args:
         names: The names that a file needs.
@@ -199,31 +201,64 @@ def import_known(names: Iterable[str], imports: Sequence[str], rename: Mapping[s
         rename: Names in the file and those of today.
 
     Raises:
+        UsageError: When one of the modules is not there.
         ReplaymlError: When one of the modules cannot be imported.
     """
     for name in imports:
         _import(name)
     renames = Renames(rename)
-    if any(renames.of(name).startswith(f"{_TRAINING}.") for name in names):
-        importlib.import_module(_TRAINING)  # a fixed name, which no file gives
+    import_own(renames.of(name) for name in names)
 
 
 def with_hint(error: RecipeError) -> RecipeError:
-    """Return a refusal with what helps on the command line."""
+    """Return a refusal with what helps on the command line, in the place of what helps in a program."""
     if error.code != "untrusted-name":
         return error
-    hint = "On the command line, name the module that has it: --import MODULE"
+    hint = "A class of a replayml module is known with the module that has it: --import MODULE"
     if "'__main__." in error.message:
         hint += "; for a class of a script, also where it is now: --rename __main__=MODULE"
-    return RecipeError(error.code, error.where, f"{error.message}\n{hint}")
+    hint += ". Other classes and functions are trusted by a program: replayml.load(FILE, trust=[...])"
+    message = _RENAME.sub(r"--rename \1=\2", _IN_A_PROGRAM.sub("", error.message))
+    return RecipeError(error.code, error.where, f"{message}\n{hint}")
+
+
+_IN_A_PROGRAM = re.compile(r" If it is a replayml module, [^;]*; anything else [^\[]*: trust=\[\.\.\.\]\.")
+_RENAME = re.compile(r"rename=\{'([^']*)': '([^']*)'\}")
+
+
+def require_module(name: str) -> None:
+    """Refuse the name of a module that is not there, also not in the current folder; it is not imported.
+
+    Raises:
+        UsageError: When there is none.
+    """
+    _look_here()
+    try:
+        is_there = name in sys.modules or find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package that is not there
+        is_there = False
+    if not is_there:
+        raise _missing(name, f"No module named {name!r}")
+
+
+def _missing(name: str, text: object) -> UsageError:
+    return UsageError("no-module", f"--import {name}: {text}, here or among what is installed")
+
+
+def _look_here() -> None:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _import(name: str) -> None:
     """Import a module that the user named, which may stand in the current folder."""
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _look_here()
     try:
         importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise _missing(name, error) from error
+        raise ReplaymlError(f"--import {name}: {error}") from error
     except ImportError as error:
         raise ReplaymlError(f"--import {name}: {error}") from error

@@ -107,8 +107,11 @@ def _answer(command: Callable[[], Answer]) -> Answer:
         return _failed(told, ExitCode.REFUSED, f"refused: {error}")
     except ReplaymlError as error:
         return _failed({"code": type(error).__name__, "message": str(error)}, ExitCode.FAILED, str(error))
+    except ModuleNotFoundError as error:
+        what = " ".join([str(error), *getattr(error, "__notes__", ())])
+        return _failed({"code": type(error).__name__, "message": what}, ExitCode.EXTRA, what)
     except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        what = str(error) if error.filename is None else f"{error.strerror}: {error.filename}"
         return _failed({"code": type(error).__name__, "message": what}, ExitCode.FAILED, what)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,8 @@ from types import FrameType
 import torch
 import typer
 
-from replayml.cli.opening import open_file, read_renames
+from replayml.cli.flags import told_in_flags
+from replayml.cli.opening import open_file, read_renames, require_module
 from replayml.cli.report import Answer, UsageError, lines
 from replayml.serving.backend import make_backend
 from replayml.serving.messages.wire import DTYPES
@@ -64,17 +64,18 @@ def run(
         rename: Names in the file and those of today, as ``OLD=NEW``.
 
     Raises:
-        UsageError: When there is nothing to serve in the file.
+        UsageError: When there is nothing to serve in the file, or no service can be as the options say.
         RecipeError: When it is not safe to open.
         ServingError: When it cannot be loaded.
     """
-    require_name(name)
+    with told_in_flags():
+        require_name(name)
+        token = None if token_file is None else read_token(str(token_file))
     opened = open_file(path)
     if opened.form == "recipe":
         raise UsageError("no-weights", f"{path} holds a recipe alone, which has no weights. Serve what save() wrote")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # where --import looks, as in the other commands
+    for module in imports:
+        require_module(module)
     example = [read_input(text) for text in inputs]
     if batch and not (example and all(has_rows for _, has_rows in example)):
         raise UsageError("no-rows", "--batch takes --input for each input, with * first: --input 'float32[*,4]'")
@@ -90,11 +91,12 @@ def run(
         has_rows=any(has_rows for _, has_rows in example),
         most_rows=batch,
         host=host,
-        token=None if token_file is None else read_token(str(token_file)),
+        token=token,
         log="-",
     )
-    service = make_backend(backend, spec, replicas=replicas, port=port)
-    gateway, lease = open_gateway(), None
+    with told_in_flags():
+        service = make_backend(backend, spec, replicas=replicas, port=port)
+        gateway, lease = open_gateway(), None
     is_over = threading.Event()
 
     def prepared(folder: Path, given: Spec) -> Spec:
@@ -106,11 +108,12 @@ def run(
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        if name is not None and gateway is not None:
-            lease = gateway.claim(name)
-        service.start(prepared)
-        if lease is not None:
-            lease.publish(listed_url(spec, service), service.version)
+        with told_in_flags():
+            if name is not None and gateway is not None:
+                lease = gateway.claim(name)
+            service.start(prepared)
+            if lease is not None:
+                lease.publish(listed_url(spec, service), service.version)
         typer.echo(f"serving {path} at {local_url(service)}", err=True)
         is_over.wait()
         if lease is not None:

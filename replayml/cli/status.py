@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from replayml.cli.flags import told_in_flags
 from replayml.cli.report import Answer, ExitCode, UsageError, clean, lines
 from replayml.module.deploying import GATEWAY
 from replayml.serving.calling.client import Client
@@ -31,14 +32,15 @@ def run(url: str | None = None, *, token_file: Path | None = None, timeout: floa
         timeout: Seconds to wait for answers.
 
     Raises:
-        UsageError: When there is neither an address nor a gateway.
+        UsageError: When there is neither an address nor a gateway, or one is none.
         ServingError: When there is no answer.
     """
     return _listing() if url is None else _service(url, token_file, timeout)
 
 
 def _service(url: str, token_file: Path | None, timeout: float) -> Answer:
-    client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
+    with told_in_flags():
+        client = Client(url, token=None if token_file is None else read_token(str(token_file)), timeout=timeout)
     try:
         document = client.get("/schema")
         state, is_ready = _readiness(client)
@@ -47,6 +49,7 @@ def _service(url: str, token_file: Path | None, timeout: float) -> Answer:
     data = {"url": client.url, "ready": is_ready, **_told(document)}
     shown = [f"{data['title']}, version {data['version']}, at {client.url}: {state}"]
     shown += [f"takes:   {_form(each)}" for each in data["inputs"] or ["what its forward takes; no example was given"]]
+    shown += [f"by name: {', '.join(data['named'])}"] if data["named"] else []
     shown += [f"returns: {_form(data['output'])}"] if data["output"] else []
     return Answer(data, lines(*shown), ExitCode.DONE if is_ready else ExitCode.FAILED)
 
@@ -64,6 +67,7 @@ def _told(document: Any) -> dict[str, Any]:
     body = _at(document, "paths", "/predict", "post", "requestBody", "content", "application/json", "schema")
     answers = _at(document, "paths", "/predict", "post", "responses", "200", "content")
     inputs = _at(body, "properties", "args", "prefixItems")
+    named = _at(body, "properties", "kwargs", "properties")
     is_stream = isinstance(answers, dict) and len(answers) == 1 and "text/event-stream" in answers
     result = _at(answers, "text/event-stream", "x-item") if is_stream else _at(answers, "application/json", "schema")
     version = str(_at(document, "info", "version"))
@@ -71,6 +75,7 @@ def _told(document: Any) -> dict[str, Any]:
         "title": str(_at(document, "info", "title")),
         "version": int(version) if version.isdecimal() else version,
         "inputs": inputs if isinstance(inputs, list) else None,
+        "named": named if isinstance(named, dict) and isinstance(inputs, list) else {},
         "output": _at(result, "properties", "result") or None,
         "streams": is_stream,
     }
@@ -93,6 +98,9 @@ def _form(schema: Any) -> str:
     """
     if not isinstance(schema, Mapping):
         return str(schema)
+    choices = schema.get("anyOf")
+    if isinstance(choices, list) and choices:
+        return _form(choices[0])
     shape, parts, named = schema.get("x-shape"), schema.get("prefixItems"), schema.get("properties")
     if "x-dtype" in schema and isinstance(shape, list):
         return f"{schema['x-dtype']}[{','.join('*' if size == -1 else str(size) for size in shape)}]"
@@ -104,7 +112,8 @@ def _form(schema: Any) -> str:
 
 
 def _listing() -> Answer:
-    gateway = open_gateway()
+    with told_in_flags():
+        gateway = open_gateway()
     if gateway is None:
         raise UsageError(
             "no-gateway",

@@ -207,7 +207,7 @@ def _recorded(function: F, kind: str) -> F:
         args, kwargs = read_once(args, kwargs)
         where = top.where if top is not None and top.kind in (REPLAY, CALL) else caller()
         roots = tags.roots(self)
-        outside = top is not None and all(root is not tags.root(top.module) for root in roots if top.kind is not REPLAY)
+        outside = top is not None and _is_outside(roots, top)
         on_tape = (by is None and not nested) or outside
         with transaction():
             if name != "configure":
@@ -231,7 +231,7 @@ def _recorded(function: F, kind: str) -> F:
             serial = next_serial() if made is None else made.serial
             inner = made if made is not None and made.again else top.edit if nested else None  # type: ignore[union-attr]
             during = top.during if nested else serial  # type: ignore[union-attr]
-            with entered(Frame(CALL, self, by=by, edit=inner, where=where, during=during)):
+            with entered(Frame(CALL, self, by=by, edit=inner, where=where, during=during, roots=roots)):
                 result = perform(self, args, kwargs)
             for root, entry in zip(roots, entries, strict=False):
                 tape = root._record.call.tape
@@ -246,6 +246,14 @@ def _recorded(function: F, kind: str) -> F:
     method.__edit__ = as_edit  # type: ignore[attr-defined]
     method.__perform__ = perform  # type: ignore[attr-defined]
     return method  # type: ignore[return-value]
+
+
+def _is_outside(roots: list[Any], top: Frame) -> bool:
+    """Tell whether a call is on another tree than what goes on: its own tape tells it then."""
+    if top.kind is REPLAY:
+        return True
+    here = tags.root(top.module)
+    return all(root is not here and not any(root is other for other in top.roots) for root in roots)
 
 
 def _numbered(entry: TapeEntry, serial: int) -> TapeEntry:

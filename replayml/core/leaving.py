@@ -16,11 +16,11 @@ from typing import Any
 
 from replayml.core import tags
 from replayml.core.config import Config, Edit, Setting, displace
-from replayml.core.copying import Relocation, Told, with_settings_from_above
 from replayml.core.journal import note
 from replayml.core.meta import capture
 from replayml.core.settings import config_of, put
 from replayml.core.tape import CallRecord, Path, TapeEntry
+from replayml.core.telling import Relocation, Told, with_settings_from_above
 
 __all__ = ["forget_own", "forget_users", "going"]
 
@@ -219,8 +219,8 @@ def _first_maker(thing: Setting | Edit) -> Any:
 
 def _entry(module: Any, below: Path, name: str | None, thing: Any) -> TapeEntry:
     """Return a setting or edit as an entry of the tape of a module that it goes along with."""
+    told = Told(module, below, thing.site)
     if name is None:
-        told = Relocation(module, below, thing).entry()
-        return TapeEntry(told.tags, told.method, told.args, told.kwargs, told.where, thing.maker, thing.serial)
-    path = Told(module, below, thing.site).tags
-    return TapeEntry(path, "configure", (name, capture(thing.value)), {}, thing.where, thing.maker, thing.serial)
+        entry = Relocation(module, told, thing).entry()
+        return TapeEntry(entry.tags, entry.method, entry.args, entry.kwargs, entry.where, thing.maker, thing.serial)
+    return TapeEntry(told.tags, "configure", (name, capture(thing.value)), {}, thing.where, thing.maker, thing.serial)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -84,9 +84,10 @@ class Frame:
         where: The line to record instead of the caller's.
         during: The serial of the user's call that is being carried out, or 0.
         again: Whether an edit is made again, after its target was constructed again.
+        roots: The roots of the module when a call on it began, which may construct it again, as another object.
     """
 
-    __slots__ = ("again", "by", "during", "edit", "kind", "module", "where")
+    __slots__ = ("again", "by", "during", "edit", "kind", "module", "roots", "where")
 
     def __init__(
         self,
@@ -97,10 +98,12 @@ class Frame:
         where: Where | None = None,
         during: int = 0,
         again: bool = False,
+        roots: Sequence[Any] = (),
     ) -> None:
         self.again = again
         self.kind = kind
         self.module = module
+        self.roots = roots
         self.by = by
         self.edit = edit
         self.where = where

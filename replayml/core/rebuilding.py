@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from replayml.core import tags
@@ -124,20 +124,30 @@ def reconstruct(module: Any, site: Any = None) -> None:
 def _construct_and_repeat(target: Any, everything: bool) -> None:
     target.__construct__()
     _repeat_edits(target, everything)
+    target._record.loose = ()
 
 
 def _construction_site(module: Any) -> Any:
     """Return the lowest module whose construction makes all that the module shares with the outside."""
     site = module
     while True:
-        outside = _shared_outside(site)
-        if outside is None:
-            return site
-        above = {id(other) for other in tags.ancestors(outside)}
-        common = next((other for other in tags.ancestors(site) if other is not site and id(other) in above), None)
-        if common is None or common._record.constructing:
+        common = _common_maker(site)
+        if common is None:
             return site
         site = common
+
+
+def _common_maker(site: Any) -> Any:
+    """Return a module above ``site`` that stands above another holder of what ``site`` made too, or None.
+
+    A holder in another tree, such as one that its maker has left, says nothing of the holders in this one.
+    """
+    for outside in _holders_outside(site):
+        holders = {id(other) for other in tags.ancestors(outside)}
+        common = next((other for other in tags.ancestors(site) if other is not site and id(other) in holders), None)
+        if common is not None and not common._record.constructing:
+            return common
+    return None
 
 
 def _creations(module: Any) -> list[Any]:
@@ -145,17 +155,18 @@ def _creations(module: Any) -> list[Any]:
     return [made for made in module._record.creations or () if made._record.maker is module]
 
 
-def _shared_outside(site: Any) -> Any:
-    """Return a module outside of ``site`` that holds something made by ``site``, or None."""
+def _holders_outside(site: Any) -> Iterator[Any]:
+    """Yield the modules outside of ``site`` that hold something made by ``site``, each once."""
     if not site._record.children and not site._record.creations:
-        return None
+        return
     inside = subtree(site)
+    seen = set(inside)
     for module in inside.values():
         for made in _creations(module):
             for parent, _ in made._record.links:
-                if id(parent) not in inside:
-                    return parent
-    return None
+                if id(parent) not in seen:
+                    seen.add(id(parent))
+                    yield parent
 
 
 def reset(module: Any) -> None:
@@ -168,9 +179,10 @@ def reset(module: Any) -> None:
     known = dict(record.__dict__)
     note(_restore, record, known)
     record.forecast = _forecast(module)
+    changed = _changed_by(module)
     record.creations = record.made_at = record.expected = None
     record.speculative = False
-    changed = _changed_by(module)
+    record.loose = []
     _release(module, module)
     record.children = {}
     record.resolved = NOTHING
@@ -182,13 +194,22 @@ def reset(module: Any) -> None:
         reconstruct(given)
 
 
-def _changed_by(module: Any) -> list[Any]:
-    """Return the modules that were given to one, and to which its ``__init__`` did more than to configure them."""
+def _changed_by(site: Any) -> list[Any]:
+    """Return the modules to which the ``__init__`` of one, or of what that made, did more than to configure them.
+
+    Only those that it was given count: what it made is made anew.
+    """
+    if not site._record.made and not site._record.creations:
+        return []
     found: dict[int, Any] = {}
-    for _, _, thing in module._record.made or ():
-        target = thing.target if isinstance(thing, Edit) else None
-        if target is not None and target is not module and not made_within(target, module):
-            found[id(target)] = target
+    stack = [site]
+    while stack:
+        module = stack.pop()
+        stack += _creations(module)
+        for _, _, thing in module._record.made or ():
+            target = thing.target if isinstance(thing, Edit) else None
+            if target is not None and target is not site and not made_within(target, site):
+                found[id(target)] = target
     return list(found.values())
 
 
@@ -231,6 +252,8 @@ def _release(module: Any, site: Any) -> None:
                 child._record.gone = (module, slots)
                 note(setattr, child._record, "gone", None)
             _release(child, site)
+        else:
+            site._record.loose.append(child)
         detach(module, slots, child)
 
 
@@ -239,14 +262,15 @@ def _repeat_edits(target: Any, everything: bool) -> None:
 
     Args:
         target: The module that was constructed.
-        everything: False inside a larger construction: the user's edits on the larger tree come at its end.
+        everything: False inside a larger construction: the user's edits on the larger tree come at its end, and so do
+            those that were made from above it.
     """
     pending: dict[int, tuple[Edit, Any, Path]] = {}
     for top, path in tags.paths(target):
         config = top._record.config
         for at, node in () if config is None else config.below(path):
             for edit in node.edits:
-                if edit.again and (everything or edit.by is not None or edit.carried):
+                if edit.again and (everything or edit.carried or (edit.by is not None and not _waits(edit.by, target))):
                     pending.setdefault(edit.serial, (edit, top, at))
     for edit, top, at in sorted(pending.values(), key=lambda waiting: order(waiting[0])):
         serial = edit.serial
@@ -258,6 +282,16 @@ def _repeat_edits(target: Any, everything: bool) -> None:
         if record is None or record.built or serial in (record.applied or ()):
             continue
         _repeat(edit, module)
+
+
+def _waits(by: Any, target: Any) -> bool:
+    """Tell whether a module between the one that made an edit and its target is under construction."""
+    if by._record.constructing:
+        return False
+    return any(
+        module._record.constructing and any(above is by for above in tags.ancestors(module))
+        for module in tags.ancestors(target)
+    )
 
 
 def _repeat(edit: Edit, module: Any) -> None:
@@ -272,8 +306,9 @@ def _repeat(edit: Edit, module: Any) -> None:
                 f"a {type(module).__name__} stands there now, which has no recorded method {edit.method!r}. "
                 "Set it on an unbuilt copy from before the call: model.new(upto=...)"
             )
-        args = arguments_again(edit.args, tags.root(module))
-        kwargs = arguments_again(edit.kwargs, tags.root(module))
+        origin = tags.origin(module, edit.site)
+        args = arguments_again(edit.args, origin)
+        kwargs = arguments_again(edit.kwargs, origin)
         with transaction(), entered(Frame(CALL, module, by=edit.by, edit=edit, again=True)):
             record.apply(edit.serial)
             method.__perform__(module, args, kwargs)

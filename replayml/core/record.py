@@ -148,6 +148,7 @@ class Record:
         forecast: Where the modules stood that each line made in the run before.
         expected: Where a module that stands nowhere yet will stand, if its maker does as the last time.
         speculative: Whether it, or something below it, was made with settings of the place where it was expected.
+        loose: What others had put below it, while it is constructed again: that is put in again.
         rewrapped: Whether it was put into a tree around something that stood there: it is made anew with the tree.
         running: The phase whose waiting calls run at the moment, or None.
         deferred: What brings it in line with its settings, while it waits for that.
@@ -173,6 +174,7 @@ class Record:
     slots: Slots | None = None
     replaced: dict[str, str] | None = None
     plain: set[int] | None = None
+    loose: list[Any] = ()  # type: ignore[assignment]
     creations: list[Any] | None = None
     made_at: dict[Line, int] | None = None
     line: Line | None = None

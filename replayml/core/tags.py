@@ -21,6 +21,7 @@ __all__ = [
     "Site",
     "ancestors",
     "child_at",
+    "origin",
     "path",
     "paths",
     "root",
@@ -28,6 +29,7 @@ __all__ = [
     "shown",
     "shown_below",
     "site",
+    "slots_below",
     "unbuilt_inside",
     "visible",
     "walk",
@@ -103,15 +105,16 @@ def shown(module: Any) -> Path:
 
 def shown_below(module: Any, above: Any) -> list[Path]:
     """Return the names from a module down to another one, for each place at which that stands below it."""
-    return [visible(above, slots) for slots in _slots_below(module, above)]
+    return [visible(above, slots) for slots in slots_below(module, above)]
 
 
-def _slots_below(module: Any, above: Any) -> Iterator[Path]:
+def slots_below(module: Any, above: Any) -> Iterator[Path]:
+    """Yield the slots from a module down to another one, for each place at which that stands below it."""
     if module is above:
         yield ()
         return
     for parent, slots in module._record.links:
-        for path in _slots_below(parent, above):
+        for path in slots_below(parent, above):
             yield (*path, *slots)
 
 
@@ -130,6 +133,22 @@ class Site(NamedTuple):
 def site(module: Any) -> Site:
     """Return where a module stands now."""
     return Site(root(module), tuple((slots, visible(top, slots)) for top, slots in paths(module)))
+
+
+def origin(module: Any, site: Site) -> Any:
+    """Return the module that the slots of a site begin at.
+
+    It is the root of that time, also when this stands in a larger tree now; for a module that was taken out of that
+    tree it is the root that it has now.
+
+    Args:
+        module: The module that stood there.
+        site: Where it stood.
+    """
+    top = root(module)
+    if site.root is top or all(above is not site.root for above in ancestors(module)):
+        return top
+    return site.root
 
 
 def visible(top: Any, slots: Path) -> Path:

@@ -37,9 +37,7 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
             f"{type(child).__name__} cannot stand below itself: it was assigned to "
             f"{place!r} of a module that it contains. Assign a copy: .new()"
         )
-    if record.links and (
-        record.expected is not None or record.left is tags.root(parent) or _stands_back_for(tags.root(child), parent)
-    ):
+    if record.links and _comes_first(parent, child):
         record.links.insert(0, (parent, slots))
     else:
         record.links.append((parent, slots))
@@ -57,11 +55,24 @@ def link(parent: Any, slots: Path, child: Any, gone: Iterable[Callable[[], None]
         for above in tags.ancestors(child):
             above._record.sharing = True
         _stand_forward(child)
+    if record.plain:
+        for above in tags.ancestors(parent):
+            if above._record.plain is None:
+                above._record.plain = set()
+            above._record.plain |= record.plain
     if record.config is not None:
         for top, path in tags.paths(parent):
             _graft(config_of(top), (*path, *slots), record.config)
     for keep in gone:
         keep()
+
+
+def _comes_first(parent: Any, child: Any) -> bool:
+    """Tell whether a place counts for more than those at which a module stands already."""
+    record, top = child._record, tags.root(parent)
+    if (record.expected is not None or record.left is top) and not is_remnant(top, child):
+        return True
+    return _stands_back_for(tags.root(child), parent)
 
 
 def detach(parent: Any, slots: Path, child: Any) -> None:
@@ -75,6 +86,8 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
             if config is not None:
                 for _, node in list(config.below(path)):
                     _take_out(node, serials)
+    top = tags.root(parent)
+    stood_there = tags.root(child) is top
     for index, (other, at) in enumerate(record.links):
         if other is parent and at == slots:
             del record.links[index]
@@ -84,11 +97,10 @@ def detach(parent: Any, slots: Path, child: Any) -> None:
     if slots in siblings:
         del siblings[slots]
         note(siblings.__setitem__, slots, child)
-    top = tags.root(parent)
     if all(root is not top for root in tags.roots(child)):
         note(setattr, record, "left", record.left)
         record.left = top
-    if record.children or record.links:
+    if stood_there and (record.children or record.links):
         _stand_back(child, top)
     _take_along(child, parent, slots)
 
@@ -159,8 +171,10 @@ def is_remnant(other: Any, holder: Any) -> bool:
 def forget_remnants(module: Any, holder: Any) -> None:
     """Forget that a module stands in what the tree of ``holder`` has made and left."""
     record = module._record
+    loose = {id(other) for above in tags.ancestors(holder) for other in above._record.loose} if record.links else ()
     for parent, slots in list(record.links):
-        if is_remnant(tags.root(parent), holder):
+        top = tags.root(parent)
+        if id(top) not in loose and is_remnant(top, holder):
             note(setattr, record, "links", record.links)
             record.links = [link for link in record.links if link[0] is not parent]
             note(parent._record.children.__setitem__, slots, module)

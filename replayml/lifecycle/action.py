@@ -45,6 +45,10 @@ class ActionModule(Module):
         """
         return self.action(*args, **kwargs)
 
+    def _asks(self) -> Any:
+        """Return what gets the arguments of a call as they are."""
+        return self.action
+
     def _tree(self) -> str:
         """Return the tree of this module: see `replayml.module.showing`."""
         header = "Action sub-category=Flow type=Pipeline"

@@ -303,6 +303,11 @@ class pipeline(Flow):
         with self._running(args, kwargs) as outputs:
             return self._run(names, value, kwargs, outputs)
 
+    def _asks(self) -> Any:
+        """Return what gets the arguments of a call as they are: the first step."""
+        name = next(iter(self._order), None)
+        return None if name is None else self._modules.get(name, self.__dict__.get(name))
+
     def _run(self, names: list[str], value: Any, kwargs: dict[str, Any], outputs: dict[str, Any] | None) -> Any:
         """Run some steps; keep what each returns."""
         modules, others = self._modules, self.__dict__

@@ -68,15 +68,10 @@ class Group(Table[T]):
         self._loaded: set[str] = set()
 
     def add(self, name: str, thing: T, place: str) -> None:
-        """Register a thing.
-
-        Args:
-            name: Its name.
-            thing: The thing.
-            place: Where that is done, for messages.
+        """Register a thing, as `replayml.core.registry.Table.add`.
 
         Raises:
-            ConfigurationError: When the name is no name, or taken by something else.
+            ConfigurationError: When the name is taken by something else, or no attribute can have it.
         """
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or hasattr(type(self), name):
             raise ConfigurationError(

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -48,10 +50,18 @@ from replayml.recipe.format import Limits
 from replayml.recipe.recipe import Recipe
 from replayml.recipe.text.metering import free_memory, measured
 
-__all__ = ["content_of", "load", "load_file", "save"]
+__all__ = ["content_of", "import_own", "load", "load_file", "save"]
 
 _LIMITS = Limits()
 _TRAINING = "replayml.training"
+_OWN: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "training": ("",),
+        "lifecycle": (".action", ".binding", ".branches", ".choices", ".flows", ".graphs", ".registry"),
+        "serving": (".server",),
+    }
+)
+_EXTRAS = MappingProxyType({"training": "this model is an application, which takes Lightning: pip install lightning"})
 CHECKPOINT = ".ckpt"
 
 
@@ -191,13 +201,23 @@ def load_file(
 ) -> Any:
     """Return the model of an opened model file; the arguments are those of `load`."""
     recipe = Recipe.from_json(file.recipe, limits=limits)
-    if any(name.startswith(f"{_TRAINING}.") for name in recipe.names):
-        with noting("this model is an application, which takes Lightning: pip install lightning"):
-            importlib.import_module(_TRAINING)  # a program that imported replayml knows replayml's own applications
+    import_own(recipe.names)
     if file.state is None or not weights:
         model = recipe.model(**options)
         return model if at is None else _part(model, at).new()
     return _Loader(file, recipe.record(**options), at, limits).model(map_location)
+
+
+def import_own(names: Iterable[str]) -> None:
+    """Import what of replayml a model needs: a program that imported replayml knows replayml's own classes.
+
+    Args:
+        names: The names that the model needs; they choose among modules that stand here, and give none.
+    """
+    for package in sorted({name.split(".")[1] for name in names if name.startswith("replayml.")} & _OWN.keys()):
+        with noting(_EXTRAS[package]) if package in _EXTRAS else nullcontext():
+            for module in _OWN[package]:
+                importlib.import_module(f"replayml.{package}{module}")
 
 
 class _Loader:

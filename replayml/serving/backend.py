@@ -63,8 +63,8 @@ class Backend(Protocol):
         """Put a new version in the place of the one that answers, without a request that is lost.
 
         The workers of the new version load it beside those of the old one. When all of them have shown that they
-        answer, they take the requests, and the old ones finish what they have. Every request that is sent after this
-        has returned is answered by the new version.
+        answer, they take the requests, and the old ones finish what they have; what takes longer than the limit
+        ``drain`` is cut. Every request that is sent after this has returned is answered by the new version.
 
         Args:
             pack: Writes what the workers of the new version open.

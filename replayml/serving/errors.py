@@ -4,6 +4,8 @@
      ├── RefusedError (ValueError)                 the request was wrong; sending it again does not help
      ├── UnavailableError (ConnectionError)        the service is not there, starts, stops, is full, or died
      └── LateError (TimeoutError)                  no answer in time
+    ConfigurationError (ValueError)
+     └── AddressError (OSError)                    a service cannot listen at its address
 
 Invariants:
     * A code is stable, and its text fixed; what differs from request to request stands in ``detail``.
@@ -16,6 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import builtins
+import errno
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,12 +26,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from replayml.core import errors as replayml_errors
-from replayml.core.errors import ReplaymlError
+from replayml.core.errors import ConfigurationError, ReplaymlError
 
 __all__ = [
     "CODES",
     "NOT_RUN",
     "OWNER",
+    "AddressError",
     "ClientGoneError",
     "EndedError",
     "LateError",
@@ -37,10 +41,13 @@ __all__ = [
     "RefusedError",
     "ServingError",
     "UnavailableError",
+    "address_error",
     "error_body",
     "raised_again",
     "raw_answer",
+    "sendable",
     "serving_error",
+    "text_of",
     "told",
 ]
 
@@ -55,28 +62,28 @@ class Answer(NamedTuple):
 CODES: Mapping[str, Answer] = MappingProxyType(
     {
         "malformed-request": Answer(400, "The request is not valid HTTP."),
-        "malformed-json": Answer(400, "The body is not strict JSON in UTF-8; NaN and Infinity are no JSON."),
-        "malformed-tensors": Answer(400, "The body is not a whole typed body of tensors."),
-        "too-deep": Answer(400, "The values in the body are nested too deeply."),
+        "malformed-json": Answer(400, "The body is not strict JSON in UTF-8; NaN and Infinity are sent as tensors."),
+        "malformed-tensors": Answer(400, "The body is not a whole typed body of tensors; a UrlModule sends such."),
+        "too-deep": Answer(400, "The values in the body are nested too deeply; send flatter ones."),
         "missing-token": Answer(401, "The request lacks a valid token: Authorization: Bearer TOKEN."),
-        "foreign-host": Answer(403, "The Host header names another host than this service."),
-        "foreign-origin": Answer(403, "The Origin header names another site than this service."),
-        "unknown-route": Answer(404, "There is no such route: /, /predict, /healthz, /readyz, /schema, /metrics."),
-        "wrong-method": Answer(405, "This route takes another method."),
-        "slow-request": Answer(408, "The request was not sent in time."),
-        "too-large": Answer(413, "The body is too large."),
-        "wrong-type": Answer(415, "The Content-Type is neither application/json nor the typed body of tensors."),
-        "wrong-arguments": Answer(422, "The body does not give the arguments that the module takes."),
-        "wrong-shape": Answer(422, "An input has another shape than the module takes."),
-        "wrong-dtype": Answer(422, "An input has another dtype than the module takes."),
-        "headers-too-large": Answer(431, "The headers are too large."),
+        "foreign-host": Answer(403, "The Host header names another host than this service; hosts= gives it names."),
+        "foreign-origin": Answer(403, "The Origin header names another site; ask from the page of this service."),
+        "unknown-route": Answer(404, "No such route. There are /, /predict, /schema, /readyz, /healthz and /metrics."),
+        "wrong-method": Answer(405, "This route takes another method; the header Allow names it."),
+        "slow-request": Answer(408, "The request was not sent in time; send it again, without a pause."),
+        "too-large": Answer(413, "The body is too large. Send less at once, or raise the limit 'body' of the service."),
+        "wrong-type": Answer(415, "Send application/json or application/vnd.replayml.tensors, without an encoding."),
+        "wrong-arguments": Answer(422, "The body does not give the arguments of the module, which /schema tells."),
+        "wrong-shape": Answer(422, "An input has another shape than the module takes; /schema tells it."),
+        "wrong-dtype": Answer(422, "An input has another dtype than the module takes; /schema tells it."),
+        "headers-too-large": Answer(431, "The headers are too large; send fewer or shorter ones."),
         "raised": Answer(500, "The module raised an exception."),
-        "no-form": Answer(500, "The module returned something that cannot be sent; see the log."),
+        "no-form": Answer(500, "The module returned something that cannot be sent; see the log of the service."),
         "not-finite": Answer(500, "The result holds NaN or Infinity, which JSON has no form for; ask for tensors."),
-        "internal": Answer(500, "The service has a fault; see its log."),
+        "internal": Answer(500, "The service has a fault; see its log, under the id of this request."),
         "busy": Answer(503, "Too many requests wait already. This one did not run; send it again later."),
         "not-ready": Answer(503, "No worker is ready. The request did not run; send it again later."),
-        "draining": Answer(503, "The service stops. The request did not run."),
+        "draining": Answer(503, "The service stops. The request did not run; send it again when a service runs there."),
         "worker-lost": Answer(503, "The worker that had this request ended before it answered; it may have run."),
         "too-late": Answer(504, "The model did not answer in time; the request may have run."),
     }
@@ -122,7 +129,7 @@ class EndedError(Exception):
     """
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(f"the module raised {type(error).__name__}: {_text_of(error)}")
+        super().__init__(f"the module raised {type(error).__name__}: {text_of(error)}")
         self.__cause__ = error
 
 
@@ -192,7 +199,7 @@ def told(error: BaseException) -> dict[str, Any] | None:
         True
     """
     name = type(error).__name__
-    text = _text_of(error)[:_LONGEST_TEXT]
+    text = text_of(error)[:_LONGEST_TEXT]
     if isinstance(error, ServingError):  # of another service of the same program
         return {"type": name, "args": [], "text": text}
     if type(error) in _ENDS:
@@ -204,12 +211,21 @@ def told(error: BaseException) -> dict[str, Any] | None:
     return {"type": name, "args": args if _has_form(args) else [text], "text": text}
 
 
-def _text_of(error: BaseException) -> str:
-    """Return the text of an exception, of characters that every text may have."""
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception of the module, which can be sent.
+
+    Example:
+        >>> text_of(ValueError(chr(0xD800)))
+        '?'
+    """
     try:
-        text = str(error)
+        return sendable(str(error))
     except BaseException:  # noqa: BLE001 - code of the module, which may raise anything
         return "(its text cannot be read)"
+
+
+def sendable(text: str) -> str:
+    """Return a text of characters that every text may have: halves of one, which no encoding has, are replaced."""
     return str.encode(text, "utf-8", "replace").decode()
 
 
@@ -286,6 +302,10 @@ class UnavailableError(ServingError, ConnectionError):
     """A service that is not there, starts, stops, is full, or died."""
 
 
+class AddressError(ConfigurationError, OSError):
+    """An address at which a service cannot listen."""
+
+
 class LateError(ServingError, TimeoutError):
     """A service that did not answer in time."""
 
@@ -305,6 +325,30 @@ def serving_error(problem: Problem) -> ServingError:
     if status == 503 or problem.code in _UNAVAILABLE:
         return UnavailableError(problem)
     return ServingError(problem)
+
+
+def address_error(host: str, port: int, error: OSError) -> AddressError:
+    """Return the exception for an address that could not be bound.
+
+    Args:
+        host: The host.
+        port: The port.
+        error: What the system told.
+
+    Example:
+        >>> str(address_error("127.0.0.1", 80, PermissionError(errno.EACCES, "Permission denied")))
+        '127.0.0.1:80 cannot be bound: Permission denied. Choose a port above 1023, or 0 for a free one'
+    """
+    return AddressError(f"{host}:{port} cannot be bound: {error.strerror}. {_NEXT.get(error.errno, _CHOOSE_HOST)}")
+
+
+_CHOOSE_HOST = "Choose an address of this machine as the host: 127.0.0.1, or 0.0.0.0 for callers elsewhere as well"
+_NEXT: Mapping[int | None, str] = MappingProxyType(
+    {
+        errno.EADDRINUSE: "Another program listens there. End that one, or choose another port, or 0 for a free one",
+        errno.EACCES: "Choose a port above 1023, or 0 for a free one",
+    }
+)
 
 
 def raised_again(detail: Mapping[str, Any], problem: Problem) -> Exception:

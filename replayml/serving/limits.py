@@ -25,10 +25,12 @@ class ServeLimits:
         queue: How many requests wait for the model; further ones are told to come back.
         streams: How many results come item by item at once; further ones are told to come back.
         connections: How many connections are open at once.
+        rate: Bytes of a long answer, or of a long item of a stream, that its client takes in a second at the least.
         send: Seconds that a client has to send a request.
         answer: Seconds until a request is answered.
-        idle: Seconds that a connection stays open between two requests.
-        drain: Seconds that running requests have to finish when the service stops.
+        idle: Seconds that a connection stays open between two requests, or while its client takes nothing of an answer.
+        drain: Seconds that running requests and streams have to finish when the service stops or is updated; those
+            that take longer are cut, and their callers told so.
         start: Seconds that a worker has to load the model.
 
     Example:
@@ -42,6 +44,7 @@ class ServeLimits:
     queue: int = 256
     streams: int = 256
     connections: int = 512
+    rate: int = 16 * 2**10
     send: float = 10.0
     answer: float = 30.0
     idle: float = 60.0

@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import inspect
+import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from replayml.core.errors import ConfigurationError
+from replayml.core.errors import ConfigurationError, RecipeError
 from replayml.core.tape import CallRecord
 from replayml.module.deploying import alone
+from replayml.module.evaluating import is_to_be_evaluated
 from replayml.module.module import Module
 from replayml.module.showing import make_repr, tree
 from replayml.serving.backend import Backend, make_backend, require_backend
+from replayml.serving.calling.address import url_of
 from replayml.serving.calling.client import Client
 from replayml.serving.errors import Problem, serving_error
 from replayml.serving.limits import ServeLimits
@@ -38,6 +41,7 @@ from replayml.serving.worker.hosts import LOCAL
 __all__ = ["ServerModule", "UrlModule", "listed_url", "local_url", "read_token"]
 
 _ROWS = 64
+_PORTS = 2**16
 
 
 class ServerModule(Module):
@@ -46,7 +50,9 @@ class ServerModule(Module):
     `start` gives the process a model file, which it *replays*; a function is found there by its name. From then on
     calling this object calls the service. `update` trains, and puts the new version in the place of the one that runs:
     no request is lost, and each answer tells its version in the header ``x-model-version``. A new version that cannot
-    be loaded, or raises on the example, never takes the place of one that works.
+    be loaded, or raises on the example, never takes the place of one that works. The old version finishes what it has
+    in the seconds of the limit ``drain``, as it does at `stop`; what takes longer is cut, and its caller gets a
+    `ServingError` whose code is ``stream-cut``, or ``worker-lost`` where the result is no stream.
 
     Requests are run one after the other. With ``batch`` those that came while the model ran are run as one batch: the
     first dimension of every input and output then counts rows, of which a request has any number. A batch is added up
@@ -60,8 +66,10 @@ class ServerModule(Module):
     Args:
         module: What to serve: a built model, a module without weights (such as a flow), or a function of a module.
         example: The inputs of one call, as a tensor or a tuple of tensors. Requests are checked against their shapes
-            and dtypes, and `/schema` tells them. A module that is to run batches needs one.
-        batch: Whether requests may run together; a number says how many rows at most.
+            and dtypes, and `/schema` tells them; without ``batch`` a request has as many rows as the example. Further
+            arguments of ``forward`` are taken as they come, and such a request runs alone.
+        batch: Whether requests may have any number of rows, and run together; a number says how many rows at most. It
+            needs an example.
         max_wait: Seconds to wait for further requests where there are two or more; a lone one never waits.
         replicas: How many processes to run.
         backend: Where they run: ``"process"``, on this machine, or ``"ray"``, on a cluster.
@@ -71,7 +79,7 @@ class ServerModule(Module):
             ``REPLAYML_REDIS_URL`` names a Redis: see `replayml.serving.calling.gateway`. It then has one of its own by
             default.
         host: The address to listen on. Any but this machine's own needs a token.
-        port: The port; 0 for a free one.
+        port: The port; 0 for a free one, another one at each `start`.
         hosts: Further names under which callers reach the service.
         token_file: A file with the token that callers must show, of 16 characters or more.
         limits: What `replayml.serving.limits.ServeLimits` lists, by name.
@@ -111,12 +119,15 @@ class ServerModule(Module):
         log: str | None = None,
         timeout: float = 60.0,
     ) -> None:
+        """Say what to serve, and how; `help` of the class tells each argument. Nothing runs before `start`."""
         self.module = module
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example or ())
         most_rows = _ROWS if batch is True else int(batch)
         for what, value, least in (("batch", most_rows, 0), ("max_wait", max_wait, 0), ("replicas", replicas, 1)):
             if value < least:
                 raise ConfigurationError(f"{what} is {least} or more, not {value!r}")
+        if type(port) is not int or not 0 <= port < _PORTS:
+            raise ConfigurationError(f"port is a number from 1 to {_PORTS - 1}, or 0 for a free one, not {port!r}")
         if timeout <= 0:
             raise ConfigurationError(f"timeout is a number of seconds above 0, not {timeout!r}")
         if inspect.iscoroutinefunction(module):
@@ -131,6 +142,11 @@ class ServerModule(Module):
             )
         require_name(name)
         require_backend(backend, replicas=replicas, autoscaling=autoscaling)
+        if backend == "ray" and _streams(module):
+            raise ConfigurationError(
+                f"{getattr(module, '__qualname__', type(module).__name__)} yields its result item by item, which is "
+                "not sent from a cluster. Serve it with backend='process', or return a list"
+            )
         specs_of(inputs, any_rows=most_rows > 0)
         self._inputs = inputs
         self._replicas = replicas
@@ -159,6 +175,11 @@ class ServerModule(Module):
 
     def _get_deploy_tasks(self) -> Callable[[], Any]:
         return self._deploy
+
+    def _get_eval_tasks(self) -> Callable[[], Any] | None:
+        """Return what reads the result of the module, which is that of the service where it has no test set."""
+        is_evaluated = isinstance(self.module, Module) and is_to_be_evaluated(self.module)
+        return (lambda: self.module.eval_result) if is_evaluated and not is_to_be_evaluated(self) else None
 
     def _deploy(self) -> ServerModule:
         """Start the service; put a new version in the place of the one that runs."""
@@ -215,7 +236,10 @@ class ServerModule(Module):
     def _packed(self, folder: Path, spec: Spec) -> Spec:
         """Write what the workers open, and return the spec that says where it is."""
         with alone():
-            packed = pack(self.module, folder)
+            try:
+                packed = pack(self.module, folder)
+            except RecipeError as error:
+                raise _without_options(error) from error
         example = write_example(self._inputs, folder) if self._inputs else ""
         mine = self._spec  # configured anew, perhaps, since the service was started
         return replace(
@@ -281,11 +305,30 @@ class ServerModule(Module):
         return client
 
 
+def _without_options(error: RecipeError) -> RecipeError:
+    """Return what cannot be written with a way out that a service has, in the place of options of ``save``."""
+    found = _OPTIONS.search(error.message)
+    if found is None:
+        return error
+    return RecipeError(error.code, error.where, f"{error.message[: found.start()].rstrip('.')}. {_NAMED}")
+
+
+_OPTIONS = re.compile(r"(?: Three ways out:|, register a codec).*allow_pickle=True", re.DOTALL)
+_NAMED = (
+    "The process of the service makes it again from names and plain values: use a function or class that stands at the "
+    "top of a module, or a module of replayml whose __init__ makes it"
+)
+
+
+def _streams(module: Any) -> bool:
+    function = getattr(module, "forward", module)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
 def local_url(backend: Backend) -> str:
     """Return where this program reaches its own service."""
     host, port = backend.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 - compared, not bound
 
 
 def listed_url(spec: Spec, backend: Backend) -> str:
@@ -293,5 +336,4 @@ def listed_url(spec: Spec, backend: Backend) -> str:
     if spec.host in LOCAL:
         return local_url(backend)
     is_everywhere = spec.host in ("0.0.0.0", "::")  # noqa: S104 - it is compared, not bound
-    name = (*spec.hosts, socket.gethostname())[0] if is_everywhere else spec.host
-    return f"http://[{name}]:{backend.address[1]}" if ":" in name else f"http://{name}:{backend.address[1]}"
+    return url_of((*spec.hosts, socket.gethostname())[0] if is_everywhere else spec.host, backend.address[1])

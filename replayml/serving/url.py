@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["UrlModule", "open_gateway", "read_token", "require_name"]
 
 _SHORTEST_TOKEN = 16
+_MOVED = (
+    "A service that was started again has another address, unless port= says which. Call update() of the service that "
+    "asks it; or start, stop and restart them together, from that one."
+)
+_WRITING = "python -c 'import secrets; print(secrets.token_urlsafe())'"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -104,6 +109,7 @@ class UrlModule(Module):
         token_file: str | None = None,
         timeout: float = 60.0,
     ) -> None:
+        """Say where the service is; `help` of the class tells each argument. Nothing is asked before a call."""
         if (url is None) == (name is None):
             raise ConfigurationError('give an address, UrlModule("http://host:port"), or a name, UrlModule(name="...")')
         require_name(name)
@@ -151,6 +157,8 @@ class UrlModule(Module):
             if running.client is None:
                 token = None if self._token_file is None else read_token(self._token_file)
                 options: dict[str, Any] = {"token": token, "owner": running.owner, "timeout": self._timeout}
+                if running.owner is not None:
+                    options["advice"] = _MOVED
                 if self._name is None:
                     running.begin(None, Client(self._url or "", **options))
                 else:
@@ -225,12 +233,18 @@ def read_token(path: str) -> str:
     """Return the token in a file.
 
     Raises:
-        ConfigurationError: When it is too short, or holds what a header cannot.
+        ConfigurationError: When it cannot be read, is too short, or holds what a header cannot.
     """
-    token = Path(path).read_text(encoding="utf-8").strip()
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        next_step = f"Write it: {_WRITING} > {path}" if isinstance(error, FileNotFoundError) else "Give another file"
+        raise ConfigurationError(f"the token file {path} cannot be read: {error.strerror}. {next_step}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no text, and holds no token. Write one: {_WRITING}") from error
     if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise ConfigurationError(
             f"the token in {path} has {len(token)} characters; write {_SHORTEST_TOKEN} or more, printable and without "
-            "spaces: python -c 'import secrets; print(secrets.token_urlsafe())'"
+            f"spaces: {_WRITING}"
         )
     return token

@@ -44,6 +44,10 @@ class Steps:
             )
         return model(*args, **kwargs)
 
+    def _asks(self) -> Any:
+        """Return what gets the arguments of a call as they are."""
+        return self._modules.get("model")
+
     def batch_preprocess(self, batch: Any) -> Any:
         """Return a batch as ``(inputs, targets)``; inputs in a tuple or list are several arguments of ``forward``."""
         if isinstance(batch, Mapping):

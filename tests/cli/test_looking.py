@@ -85,7 +85,7 @@ def test_tree_of_unknown_classes_shows_the_paths_of_the_weights(own: tuple[Path,
 def test_an_import_that_fails_is_told(own: tuple[Path, str]) -> None:
     """The name of the module that is not there is told, without a traceback."""
     found = run_json("tree", own[0], "--import", "no_such_module_of_mine")
-    assert found["exit_code"] == ExitCode.FAILED
+    assert found["exit_code"] == ExitCode.USAGE
     assert "--import no_such_module_of_mine: No module named" in found["error"]["message"]
 
 

@@ -102,4 +102,4 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.replayml"
     path.write_bytes(b"")
     result = run("serve", path, "--name", "my model")
-    assert (result.exit_code, "is no name of a service" in result.stderr) == (ExitCode.FAILED, True)
+    assert (result.exit_code, "is no name of a service" in result.stderr) == (ExitCode.USAGE, True)

@@ -33,6 +33,7 @@ from replayml.serving.messages.wire import MEDIA_TYPE, encode
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import oddities, services, streams
 from tests.serving.http import Line, Reply, ask, request
+from tests.serving.running import running, serving_on
 
 ROW = b'{"args": [[[1, 2, 3, 4]]]}'
 TOKEN = "a-token-of-more-than-16-characters"  # noqa: S105 - of this test
@@ -48,17 +49,7 @@ def service() -> Iterator[ServerModule]:
     found.stop()
 
 
-@pytest.fixture(autouse=True)
-def serves_on(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test the same worker answers the next request."""
-    if "service" not in request.fixturenames:
-        yield
-        return
-    found: ServerModule = request.getfixturevalue("service")
-    pids = found.pids
-    yield
-    assert ask(found.url, body=ROW).status == 200
-    assert found.pids == pids
+serves_on = serving_on(lambda service: ask(service.url, body=ROW).status == 200)
 
 
 def check(reply: Reply, code: str) -> None:
@@ -609,6 +600,16 @@ def test_a_lazy_minus_is_answered(odd: ServerModule) -> None:
     """A tensor whose minus torch has not worked out yet is a result like any other, in both forms."""
     assert ask(odd.url, body=b'{"args": ["result", "negative"]}').json == {"result": [-1.0, -1.0]}
     assert odd("result", "negative").tolist() == [-1.0, -1.0]
+
+
+def test_the_log_takes_every_text(tmp_path: Path) -> None:
+    """What the module raises stands in the log, whatever characters it has."""
+    log = tmp_path / "log.txt"
+    with running(ServerModule(oddities.play, log=str(log))) as service:
+        check(ask(service.url, body=b'{"args": ["fail", "surrogate"]}'), "raised")
+    text = log.read_text()
+    assert "Traceback" in text
+    assert "ValueError: a\\ud800" in text
 
 
 def test_keys_that_meet_are_refused_at_once(odd: ServerModule) -> None:

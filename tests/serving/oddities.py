@@ -32,7 +32,7 @@ def fail(name: str) -> None:
 
 def result(name: str) -> Any:
     """Return a result of some name."""
-    return _RESULTS[name]()
+    return RESULTS[name]()
 
 
 def stream(kind: str, name: str) -> Iterator[Any]:
@@ -61,7 +61,7 @@ def _cyclic() -> list[Any]:
     return value
 
 
-_RESULTS: dict[str, Callable[[], Any]] = {
+RESULTS: dict[str, Callable[[], Any]] = {
     "float8": lambda: torch.zeros(2).to(torch.float8_e4m3fn),
     "surrogate": lambda: "a\ud800",
     "nested": _nested,

@@ -1,4 +1,4 @@
-"""Running services, and waiting for what they do."""
+"""Running services, waiting for what they do, and seeing that they go on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from replayml.serving.server import ServerModule
 
-__all__ = ["running", "until"]
+__all__ = ["running", "serving_on", "until"]
 
 
 def until(happens: Callable[[], Any], seconds: float = 300.0) -> Any:
@@ -29,3 +31,24 @@ def running(service: ServerModule) -> Iterator[ServerModule]:
         yield service
     finally:
         service.stop()
+
+
+def serving_on(answers: Callable[[ServerModule], bool]) -> Any:
+    """Return a fixture for each test of a module that uses its fixture ``service``: the same workers serve on after it.
+
+    Args:
+        answers: Asks the service something, and tells whether the answer is right.
+    """
+
+    @pytest.fixture(autouse=True)
+    def serves_on(request: pytest.FixtureRequest) -> Iterator[None]:
+        if "service" not in request.fixturenames:
+            yield
+            return
+        service: ServerModule = request.getfixturevalue("service")
+        pids = service.pids
+        yield
+        assert answers(service)
+        assert service.pids == pids
+
+    return serves_on

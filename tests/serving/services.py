@@ -103,6 +103,30 @@ class Picky(replayml.Module):
         return {"y": self.layer(x), "rows": torch.full((len(x),), len(x))}
 
 
+class Named(replayml.Module):
+    """A module that takes further arguments besides its input, and returns them."""
+
+    def __init__(self) -> None:
+        self.layer = replayml.Layer(nn.Linear, 3, 2)
+
+    def forward(self, x: torch.Tensor, by: Any = 1, *, tag: Any = None) -> Any:
+        return {"y": self.layer(x), "rows": len(x), "by": by, "tag": tag}
+
+
+class Scaled(replayml.Module):
+    """A module that takes rows and a further argument; a negative row is held until a file exists."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def forward(self, x: torch.Tensor, by: float = 1.0) -> torch.Tensor:
+        if bool((x < 0).any()):
+            (Path(self.folder) / "held").touch()
+            while not (Path(self.folder) / "open").exists():
+                time.sleep(0.01)
+        return torch.cat([x * by, torch.full_like(x, len(x))], dim=1)
+
+
 class Gate(replayml.Module):
     """A module that tells how many rows ran together; a negative one is held until a file exists."""
 

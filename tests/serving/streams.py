@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,25 @@ def endless(path: str, size: int = 0) -> Iterator[Any]:
         Path(path).with_suffix(".part").rename(path)
 
 
+def begun(gate: str, mark: str, ended: str) -> Iterator[int]:
+    """Return a generator that has begun, once a file is there."""
+    made = _telling(ended)
+    next(made)
+    Path(mark).touch()
+    wait_for(gate)
+    return made
+
+
+def _telling(path: str) -> Iterator[int]:
+    """Yield, and write down at the end in which thread that is."""
+    try:
+        yield 0
+        yield 1
+    finally:
+        Path(path).with_suffix(".part").write_text(threading.current_thread().name)
+        Path(path).with_suffix(".part").rename(path)
+
+
 def modes() -> Iterator[tuple[bool, bool, int]]:
     """Yield torch's modes and a context variable, and change them in between."""
     for item in range(3):
@@ -153,7 +173,7 @@ class Rollout(replayml.Module):
 _STREAMS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(values, tensors, count, number, counted, fail, early, gated, paced, endless, modes, modes_here),
+        *(values, tensors, count, number, counted, fail, early, gated, begun, paced, endless, modes, modes_here),
         *(slowly, slowly_for_ever, services.nan, services.unsendable),
     )
 }

@@ -148,6 +148,33 @@ def test_who_left_is_left_out() -> None:
     _in_a_loop(test)
 
 
+def test_what_comes_in_several_turns_of_the_event_loop_runs_at_once() -> None:
+    """Requests wait in the event loop as long as each of its turns brings more, and are one batch then."""
+
+    async def test() -> None:
+        sizes: list[int] = []
+        places: list[int] = []
+
+        def function(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            places.append(threading.get_ident())
+            return x
+
+        batcher = _batcher(function, rows=8)
+        while places != [threading.get_ident()]:  # until it ran in the event loop
+            sizes.clear()
+            places.clear()
+            futures = []
+            for _ in range(3):
+                futures += [batcher.submit((torch.zeros(1, 1),), {}, 1) for _ in range(2)]
+                await asyncio.sleep(0)  # a turn
+            await asyncio.gather(*futures)
+        assert sizes == [6]
+        batcher.close()
+
+    _in_a_loop(test)
+
+
 def test_there_is_room_for_so_many() -> None:
     """Further requests are refused, wherever the others wait."""
 

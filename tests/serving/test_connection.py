@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import time
 
 import psutil
 import pytest
@@ -140,6 +143,18 @@ def test_who_takes_nothing_of_an_answer_is_left() -> None:
         assert service.pids == [pid]
 
 
+def test_a_connection_rests_as_long_as_it_may_after_each_answer() -> None:
+    """The time that a connection may be idle begins anew with each answer, and ends with the next request."""
+    idle = 2.0
+    with running(ServerModule(services.sleep, limits={"idle": idle})) as service, Line(service.url) as line:
+        assert line.ask(body=b'{"args": [0.0]}').json == {"result": "slept"}
+        assert line.ask(body=b'{"args": [3.0]}').json == {"result": "slept"}
+        began = time.monotonic()
+        assert line.ask(body=b'{"args": [1.0]}').json == {"result": "slept"}
+        assert line.is_closed()
+        assert time.monotonic() - began >= 1.0 + idle
+
+
 def test_a_second_request_does_not_cut_the_first() -> None:
     """The time to send a request that waits behind another begins when that one is answered."""
     with running(ServerModule(services.sleep, limits={"send": 1.5})) as service, Line(service.url) as line:
@@ -148,3 +163,76 @@ def test_a_second_request_does_not_cut_the_first() -> None:
         assert line.reply().json == {"result": "slept"}
         line.send(second[-3:])
         assert line.reply().json == {"result": "slept"}
+
+
+@pytest.mark.parametrize(("rate", "is_whole"), [(2**30, False), (1, True)])
+def test_who_takes_an_answer_drop_by_drop_is_left(rate: int, is_whole: bool) -> None:
+    """A client that takes of an answer, but less in a second than it has to, does not keep it; a slow one gets it."""
+    limits = {"idle": 60.0 if is_whole else 3.0, "rate": rate}
+    with running(ServerModule(services.echo, limits=limits)) as service, Line(service.url) as line:
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        body = json.dumps({"args": ["x" * 15_000_000]}).encode()
+        line.send(request(line.host, body=body))
+        taken = 0
+        slow = 0 if is_whole else 60
+        with contextlib.suppress(ConnectionError):
+            while taken < 15_000_000 and (data := line.socket.recv(2**16)):
+                taken += len(data)
+                slow -= 1
+                time.sleep(0.1 if slow > 0 else 0.0)
+        assert (taken >= 15_000_000) == is_whole
+        assert service(1) == 1
+
+
+OFFERS = [
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\nSec-WebSocket-Version: 13",
+]
+"""Headers by which a client offers to speak another protocol."""
+
+
+def _offering(data: bytes, offer: str) -> bytes:
+    """Return a request with an offer."""
+    return data.replace(b"\r\n", f"\r\n{offer}\r\n".encode(), 1)
+
+
+def _chunked(host: str, body: bytes) -> bytes:
+    """Return a request whose body comes in chunks."""
+    head = request(host, method="POST", Content_Type="application/json", Transfer_Encoding="chunked")
+    return head + b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\nx-trailer: 1\r\n\r\n" % (3, body[:3], len(body) - 3, body[3:])
+
+
+@pytest.mark.parametrize("offer", OFFERS, ids=["h2c", "websocket"])
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+def test_an_offer_of_another_protocol_changes_nothing(echo: ServerModule, offer: str, pieces: int) -> None:
+    """A request that would be upgraded is answered in HTTP/1.1, with its body; so are those before and behind it."""
+    with Line(echo.url) as line:
+        plain = request(line.host, body=_numbers(2))
+        asked = b"".join(
+            [
+                plain,
+                _offering(request(line.host, body=_numbers(3)), offer),
+                _offering(_chunked(line.host, _numbers(4)), offer),
+                _offering(request(line.host, "/healthz"), offer) * 2,
+                _chunked(line.host, _numbers(5)),
+                _offering(plain, offer),
+            ]
+        )
+        size = -(-len(asked) // pieces)
+        for start in range(0, len(asked), size):
+            line.send(asked[start : start + size])
+        replies = [line.reply().json for _ in range(7)]
+        numbers = [{"result": list(range(count))} for count in (2, 3, 4)]
+        assert replies == [*numbers, {"alive": True}, {"alive": True}, {"result": [0, 1, 2, 3, 4]}, {"result": [0, 1]}]
+        assert line.ask(body=_numbers(1)).json == {"result": [0]}
+
+
+def test_what_is_wrong_behind_an_offer_is_refused(echo: ServerModule) -> None:
+    """A body that is none is refused as it is without an offer, and many offers at once do no harm."""
+    with Line(echo.url) as line:
+        head = request(line.host, method="POST", Content_Type="application/json", Transfer_Encoding="chunked")
+        line.send(_offering(head, OFFERS[0]) + b"nonsense")
+        assert (line.reply().code, line.is_closed()) == ("malformed-request", True)
+    with Line(echo.url) as line:
+        line.send(_offering(request(line.host, "/healthz"), OFFERS[0]) * 2000)
+        assert [line.reply().status for _ in range(2000)] == [200] * 2000

@@ -23,6 +23,7 @@ from replayml.serving.supervising.folders import ServiceFolder, sweep
 from replayml.serving.supervising.process import Version, Worker, surroundings
 from replayml.serving.worker.desk import MESSAGE, MessageError, fitting, open_table, receive, send
 from replayml.serving.worker.worker import Watch
+from tests.serving.running import until
 
 
 @contextmanager
@@ -108,6 +109,40 @@ def test_a_worker_that_talks_nonsense_harms_nobody(tmp_path: Path, data: bytes) 
         assert all(state == 0 for _, state in worker.connections())
     finally:
         worker.forsake()
+
+
+def test_a_worker_reads_a_large_spec_when_it_likes(tmp_path: Path) -> None:
+    """A spec that no pipe has room for arrives as a whole, and the supervisor does not wait for that."""
+    lines = ["import pathlib, sys, time", f"folder = pathlib.Path({str(tmp_path)!r})", "end = time.monotonic() + 60"]
+    lines += ["while not (folder / 'gate').exists() and time.monotonic() < end: time.sleep(0.01)"]
+    lines += ["if time.monotonic() < end: (folder / 'found').write_bytes(sys.stdin.buffer.read())"]
+    (tmp_path / "late.py").write_text("\n".join(lines))
+    surrounds = {"PYTHONPATH": str(tmp_path)}
+    hosts = tuple(f"host-{number}.example.org" for number in range(20_000))
+    spec = Spec("function", "math:sqrt", "sqrt", hosts=hosts, program="late", folder=".", environment=surrounds)
+    with socket.socket() as listener:
+        worker = Worker(Version(spec, tmp_path), tmp_path / "table", listener)
+    try:
+        assert not worker.flush()
+        (tmp_path / "gate").touch()
+        until(worker.flush)
+        assert worker.reap() == 0
+        assert Spec.from_json((tmp_path / "found").read_bytes()).hosts == hosts
+    finally:
+        worker.forsake()
+
+
+def test_a_worker_that_ends_unread_is_no_fault_of_the_supervisor(tmp_path: Path) -> None:
+    """A process that ends before it has read its spec is one that has ended, and its pipe is closed."""
+    hosts = ("x" * 2**20,)
+    spec = Spec("function", "math:sqrt", "sqrt", hosts=hosts, program="there_is_no_such_program", folder=str(tmp_path))
+    before = open_files()
+    with socket.socket() as listener:
+        worker = Worker(Version(spec, tmp_path), tmp_path / "table", listener)
+    assert worker.reap() != 0
+    assert worker.flush()
+    worker.forsake()
+    assert open_files() == before
 
 
 def test_a_worker_that_cannot_be_started_leaves_nothing(tmp_path: Path) -> None:

@@ -77,7 +77,15 @@ def streaming() -> Iterator[ServerModule]:
     found.stop()
 
 
-@pytest.fixture(params=["typed", "free", "streaming"])
+@pytest.fixture(scope="module")
+def named() -> Iterator[ServerModule]:
+    """A model that takes further arguments besides its example."""
+    found = ServerModule(services.Named().build(seed=0), example=torch.zeros(2, 3)).start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(params=["typed", "free", "streaming", "named"])
 def service(request: pytest.FixtureRequest) -> ServerModule:
     """Each of them."""
     found: ServerModule = request.getfixturevalue(request.param)

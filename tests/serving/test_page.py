@@ -167,7 +167,7 @@ def test_the_page_tells_what_the_model_takes(page: Page, service: ServerModule) 
     """Title, version and inputs are those of the service."""
     page.open(service)
     assert (page.text("title"), page.driver.title) == ("Digits", "Try Digits")
-    assert page.text("about") == "Version 1 · takes float32[*, 8, 8]"
+    assert page.text("about") == "Version 1 · takes float32[*,8,8]"
     assert page.driver.find_element(By.TAG_NAME, "legend").text == "image"
 
 
@@ -230,7 +230,7 @@ def test_numbers_are_typed(page: Page, service: ServerModule) -> None:
     fields[1].send_keys(Keys.END, Keys.BACKSPACE)
     page.run()
     error = page.text("error")
-    assert error.startswith("wrong-dtype An input has another dtype than the module takes.")
+    assert error.startswith("wrong-dtype An input has another dtype than the module takes; /schema tells it.")
     assert "expected: float32\nfound: no numbers" in error
     assert "HTTP 422, request " in error
     page.press("Reset")
@@ -252,7 +252,9 @@ def test_any_arguments_are_given_as_json(page: Page, playing: ServerModule) -> N
     assert page.text("error").startswith("no-json Arguments: ")
     page.write("text-arguments", "[]")
     page.run()
-    assert page.text("error").startswith("wrong-arguments The body does not give the arguments that the module takes.")
+    assert page.text("error").startswith(
+        "wrong-arguments The body does not give the arguments of the module, which /schema tells."
+    )
     assert "found: missing a required argument: 'name'" in page.text("error")
 
 

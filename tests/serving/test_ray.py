@@ -27,8 +27,8 @@ from replayml.serving.errors import ServingError, UnavailableError
 from replayml.serving.on_ray.ray import RayBackend
 from replayml.serving.server import ServerModule
 from replayml.serving.service import running_of
+from tests.serving import oddities, services
 from tests.serving import running as waiting
-from tests.serving import services
 from tests.serving.clustered import Clustered, renumber
 from tests.serving.http import Line, ask, request
 from tests.serving.running import running
@@ -326,6 +326,15 @@ def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     folder.rmdir()
 
 
+def test_a_replica_answers_whatever_the_module_does() -> None:
+    """What a module raises or returns that is hard to write is answered by its code, as by a worker of this machine."""
+    command = [sys.executable, "-m", "tests.serving.replicating"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    expected = {f"fail {name}": "raised" for name in oddities.ERRORS}
+    expected |= {f"result {name}": "" if name == "negative" else "no-form" for name in oddities.RESULTS}
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
 def test_a_port_that_is_taken_is_refused() -> None:
     """A port is never shared, and nothing is started for one that is taken."""
     before = descendants()
@@ -393,7 +402,7 @@ if __name__ == "__main__":
         pids = service.pids
         assert len(pids) == 2 and service() in pids
         service.stop()
-    stream = ServerModule(streams.count, backend="ray", limits={"start": 300}, timeout=300).start()
+    stream = ServerModule(streams.counted, backend="ray", limits={"start": 300}, timeout=300).start()
     try:
         stream(3)
     except ServingError as error:

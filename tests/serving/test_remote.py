@@ -85,6 +85,18 @@ def test_of_a_model_it_knows_the_inputs_and_outputs(tmp_path: Path, rows: int) -
     )
 
 
+def test_of_a_model_it_knows_the_further_arguments(tmp_path: Path) -> None:
+    """What a model takes besides its example, with the defaults, is told and placed as by the model's own worker."""
+    services.Named().build(seed=0).save(tmp_path / "model.replayml")
+    example = write_example([torch.ones(1, 3)], tmp_path)
+    place, trust = str(tmp_path / "model.replayml"), ("tests.serving.services:Named",)
+    target, remote = twins(tmp_path, kind="model", place=place, trust=trust, example=example)
+    check(target, remote)
+    given = {"args": [[[1.0, 2.0, 3.0]], 4], "kwargs": {"tag": "a"}}
+    assert "{'by': 4, 'tag': 'a'}" in outcome(remote, given)
+    assert outcome(remote, given) == outcome(target, given)
+
+
 def test_it_runs_nothing(tmp_path: Path) -> None:
     """There is no model to run."""
     _, remote = twins(tmp_path, kind="function", place=f"{services.__name__}:echo")

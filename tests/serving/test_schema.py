@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from replayml.core.errors import ConfigurationError
 from replayml.serving.errors import Refusal
+from replayml.serving.messages.parameters import Parameters
 from replayml.serving.messages.schema import TensorSpec, describe_output, input_schema, output_schema, specs_of, taken
 
 ROWS = TensorSpec("float32", (None, 2))
@@ -87,7 +88,8 @@ def test_an_example_holds_tensors_with_rows() -> None:
 @given(st.lists(st.integers(1, 3), max_size=3), st.sampled_from(["float32", "int8", "bool"]))
 def test_the_schema_tells_the_shape(shape: list[int], dtype: str) -> None:
     """The JSON schema of an input has its sizes and its dtype."""
-    schema = input_schema([TensorSpec(dtype, tuple(shape))])["properties"]["args"]["prefixItems"][0]
+    body = input_schema([TensorSpec(dtype, tuple(shape))], Parameters(None, 1))
+    schema = body["properties"]["args"]["prefixItems"][0]
     assert (schema["x-shape"], schema["x-dtype"]) == (shape, dtype)
     for size in shape:
         assert (schema["minItems"], schema["maxItems"]) == (size, size)

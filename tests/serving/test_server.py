@@ -241,10 +241,20 @@ def test_the_worker_replays_and_does_not_import_the_program() -> None:
     assert not {"pytest", __name__, "lightning"} & set(modules)
 
 
+def inside() -> Any:
+    """Return a function that stands in this one."""
+
+    def same(value: Any) -> Any:
+        return value
+
+    return same
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: lambda x: x, ConfigurationError, "stands inside a function, where the server process cannot find it"),
+        (lambda: lambda x: x, ConfigurationError, "is a lambda, which the server process cannot find by name"),
+        (inside, ConfigurationError, "stands inside a function, where the server process cannot find it"),
         (lambda: nn.Linear(2, 2), ConfigurationError, "Linear is a plain torch module, which has no recipe"),
         (
             lambda: replayml.MultiLayerPerceptron(4, [8], 2),
@@ -484,7 +494,7 @@ def test_a_call_ends_in_time() -> None:
 
 def test_wrong_inputs_are_refused_by_name(batched: ServerModule) -> None:
     """An input that does not fit is refused with what was expected, before the model runs."""
-    with pytest.raises(RefusedError, match=r"\[wrong-shape\] .* expected: \[None, 4\]. found: \[1, 5\]"):
+    with pytest.raises(RefusedError, match=r"\[wrong-shape\] .* expected: \[\*,4\]. found: \[1,5\]"):
         batched(torch.zeros(1, 5))
     with pytest.raises(RefusedError, match=r"\[wrong-dtype\] .* expected: float32. found: float64"):
         batched(torch.zeros(1, 4, dtype=torch.float64))

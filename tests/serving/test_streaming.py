@@ -35,7 +35,7 @@ from replayml.serving.messages.wire import MEDIA_TYPE
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import streams
 from tests.serving.http import Line, ask, request
-from tests.serving.running import until
+from tests.serving.running import running, serving_on, until
 
 ENDLESS_SIZE = 2**19
 
@@ -48,17 +48,7 @@ def service() -> Iterator[ServerModule]:
     found.stop()
 
 
-@pytest.fixture(autouse=True)
-def serves_on(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test the same worker answers the next request."""
-    if "service" not in request.fixturenames:
-        yield
-        return
-    found: ServerModule = request.getfixturevalue("service")
-    pids = found.pids
-    yield
-    assert found("number", 1) == 1
-    assert found.pids == pids
+serves_on = serving_on(lambda service: service("number", 1) == 1)
 
 
 def body(*args: Any) -> bytes:
@@ -293,6 +283,19 @@ def test_a_connection_that_breaks_ends_the_generator(service: ServerModule, tmp_
     until(ended.exists)
 
 
+def test_who_leaves_before_there_is_a_stream_ends_it(service: ServerModule, tmp_path: Path) -> None:
+    """A generator that has begun, and for which nobody waits any more, is ended in the thread of the model."""
+    gate, mark, ended = (tmp_path / name for name in ("gate", "mark", "ended"))
+    with Line(service.url) as line:
+        line.send(request(line.host, body=body("begun", str(gate), str(mark), str(ended))))
+        until(mark.exists)
+    for _ in range(3):  # in which the service notices that the client has gone
+        assert ask(service.url, "/readyz").status == 200
+    gate.touch()
+    until(ended.exists, seconds=60)
+    assert ended.read_text() == "replayml-model"
+
+
 def test_an_asynchronous_generator_is_closed(service: ServerModule, tmp_path: Path) -> None:
     """The end of an asynchronous generator runs in its event loop."""
     ended = tmp_path / "ended"
@@ -436,23 +439,31 @@ def test_a_stream_ends_before_the_service_does(tmp_path: Path) -> None:
         until(lambda: not psutil.pid_exists(pid))
 
 
-def test_an_endless_stream_does_not_keep_a_service(tmp_path: Path) -> None:
-    """When the time to drain is over, a stream is cut; its generator is closed before the worker ends.
+@pytest.mark.parametrize("is_updated", [False, True])
+def test_an_endless_stream_does_not_keep_a_service(tmp_path: Path, is_updated: bool) -> None:
+    """When the time to drain is over, a stream is cut, which its reader is told by a code.
 
-    What a flow returns is a stream like what a function returns.
+    Its generator is closed before the worker ends, be it that the service stops, or that a new version answers. What a
+    flow returns is a stream like what a function returns.
     """
     ended = tmp_path / "ended"
-    service = ServerModule(pipeline(streams.number, streams.endless), limits={"drain": 1.0}).start()
-    with contextlib.closing(Client(service.url)) as client:
+    service = ServerModule(pipeline(streams.number, streams.endless), limits={"drain": 1.0})
+    with running(service), contextlib.closing(Client(service.url)) as client:
+        (pid,) = service.pids
         found = client.call([str(ended)], {})
         assert next(found) == 1
         reader = ThreadPoolExecutor(1)
         cut = reader.submit(lambda: sum(1 for _ in found))
-        service.stop()
+        if is_updated:
+            service.update()
+        else:
+            service.stop()
         with pytest.raises(UnavailableError, match=r"^\[stream-cut\]"):
             cut.result()
         reader.shutdown()
-    assert ended.exists()
+        until(lambda: not psutil.pid_exists(pid))
+        assert ended.exists()
+        assert service.version == (2 if is_updated else 0)
 
 
 def is_ready(url: str) -> bool:

@@ -128,6 +128,8 @@ def test_views_parameters_and_conjugates_are_sent_by_value() -> None:
         (torch.zeros(2, 2).to_sparse(), "without plain values"),
         (b"bytes", "is a builtins.bytes"),
         (10**2000, "too large"),
+        (["a\ud800"], "a text in it or its depth has no form: .*surrogates"),
+        ({"a\ud800": 1}, "surrogates"),
     ],
 )
 def test_what_has_no_form_is_refused_when_it_is_sent(value: Any, message: str) -> None:

@@ -1,7 +1,7 @@
-"""What is an address of a service, where strangers tell it.
+"""The address of a service: how it is written, and what is one where strangers tell it.
 
 Invariants:
-    * What is taken here, no resolver and no client of HTTP refuses for its form.
+    * What is taken for one, no resolver and no client of HTTP refuses for its form.
 """
 
 from __future__ import annotations
@@ -10,11 +10,21 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["is_address"]
+__all__ = ["is_address", "url_of"]
 
 _LONGEST = 512
 _LONGEST_HOST = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the address of what listens on a port.
+
+    Example:
+        >>> url_of("127.0.0.1", 8000), url_of("::1", 8000)
+        ('http://127.0.0.1:8000', 'http://[::1]:8000')
+    """
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_address(url: str) -> bool:

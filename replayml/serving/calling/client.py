@@ -47,6 +47,7 @@ class Client:
         owner: What shows it that its own program calls, which it tells what the module raised.
         timeout: Seconds until a call fails, further attempts included.
         locate: Returns where the service is now; called, with the seconds that are left, when it answers no more.
+        advice: What to do where nothing answers.
 
     Raises:
         ConfigurationError: When the URL is none of HTTP.
@@ -66,6 +67,7 @@ class Client:
         owner: str | None = None,
         timeout: float = 60.0,
         locate: Callable[[float], str] | None = None,
+        advice: str = "Start it, or give the address where it is.",
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -78,6 +80,7 @@ class Client:
         self.url = url.rstrip("/")
         self._timeout = timeout
         self._locate = locate
+        self._advice = advice
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         if owner is not None:
             self._headers[OWNER] = owner
@@ -181,7 +184,7 @@ class Client:
                     continue
                 pause = max(pause, min(_retry_after(response), _LONGEST_PAUSE))
             except httpx2.ConnectError as found:
-                text = f"There is no service: {found}."
+                text = f"There is no service: {str(found).rstrip('.')}. {self._advice}"
                 error = serving_error(Problem("no-connection", text, self.url))
                 error.__cause__ = found
                 if self._locate is None:  # nothing listens there, not even a supervisor whose workers start

@@ -208,10 +208,11 @@ class Gateway:
         try:
             yield
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            text = f"Redis, which {GATEWAY} names, does not answer: {error}. Services that run go on."
+            text = f"Redis, which {GATEWAY} names, does not answer: {str(error).rstrip('.')}. Services that run go on."
             raise serving_error(Problem("gateway-unreachable", text, self.place)) from error
         except redis.RedisError as error:
-            raise serving_error(Problem("gateway-refused", f"Redis refuses: {error}.", self.place)) from error
+            text = f"Redis refuses: {str(error).rstrip('.')}."
+            raise serving_error(Problem("gateway-refused", text, self.place)) from error
 
     # Reading ------------------------------------------------------------------------------------------------------
 

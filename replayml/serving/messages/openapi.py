@@ -62,7 +62,7 @@ def _predict(target: Target, *, has_token: bool) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                _JSON: {"schema": input_schema(target.specs, target.names), **_example(target)},
+                _JSON: {"schema": input_schema(target.specs, target.takes), **_example(target)},
                 MEDIA_TYPE: {"schema": _BINARY},
             },
         },
@@ -90,7 +90,10 @@ def _example(target: Target) -> dict[str, Any]:
 
 
 def _result_content(target: Target) -> dict[str, Any]:
-    result = {"type": "object", "properties": {"result": output_schema(target.output)}, "required": ["result"]}
+    form = output_schema(target.output)
+    if target.takes.by_name or target.takes.has_further:
+        form = {"anyOf": [form, {"description": "Further arguments may make it something else."}]}
+    result = {"type": "object", "properties": {"result": form}, "required": ["result"]}
     whole = {_JSON: {"schema": result}, MEDIA_TYPE: {"schema": _BINARY}}
     events = {EVENTS: {"itemSchema": _event_schema(result)}}
     return events if target.is_stream else whole if target.is_stream is False else {**whole, **events}

@@ -4,6 +4,7 @@ Invariants:
     * The specs of the inputs come from the example that the service was given, those of the outputs from its run.
     * An input that does not fit is refused with what was expected and what was found; nothing is broadcast, cut or
       converted, but that numbers of JSON become the declared dtype where they fit into it.
+    * People read and write a shape as ``[*,4]``, ``*`` for any number of rows; programs find -1 there in ``x-shape``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 
 from replayml.core.errors import ConfigurationError
 from replayml.serving.errors import Refusal
+from replayml.serving.messages.parameters import Parameters, is_plain_default
 from replayml.serving.messages.wire import DTYPES, dtype_name
 
-__all__ = ["TensorSpec", "describe_output", "input_schema", "output_schema", "specs_of", "taken"]
+__all__ = ["TensorSpec", "describe_output", "input_schema", "output_schema", "shape_text", "specs_of", "taken"]
 
 _ROWS = None
 
@@ -34,6 +36,9 @@ class TensorSpec(NamedTuple):
     dtype: str
     shape: tuple[int | None, ...]
 
+    def __str__(self) -> str:
+        return f"{self.dtype}{shape_text(self.shape)}"
+
     def is_fit_by(self, shape: Sequence[int]) -> bool:
         """Tell whether a tensor of some shape fits.
 
@@ -44,6 +49,16 @@ class TensorSpec(NamedTuple):
         if len(shape) != len(self.shape):
             return False
         return all(wanted in (_ROWS, size) for wanted, size in zip(self.shape, shape, strict=True))
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape as people read it, and write it for ``--input``.
+
+    Example:
+        >>> shape_text((None, 4)), str(TensorSpec("float32", (None, 4)))
+        ('[*,4]', 'float32[*,4]')
+    """
+    return f"[{','.join('*' if size is None else str(size) for size in shape)}]"
 
 
 def specs_of(example: Sequence[Any], *, any_rows: bool) -> tuple[TensorSpec, ...]:
@@ -115,7 +130,21 @@ def _taken(spec: TensorSpec, value: Any, index: int) -> torch.Tensor:
 
 def _require_shape(spec: TensorSpec, shape: Sequence[int], index: int) -> None:
     if not spec.is_fit_by(shape):
-        raise Refusal("wrong-shape", {"input": index, "expected": list(spec.shape), "found": list(shape)})
+        detail = {"input": index, "expected": shape_text(spec.shape), "found": shape_text(shape)}
+        raise Refusal("wrong-shape", detail | _way_out(spec, shape))
+
+
+def _way_out(spec: TensorSpec, shape: Sequence[int]) -> dict[str, str]:
+    """Return what to do about the first dimension, where that alone does not fit."""
+    if TensorSpec(spec.dtype, spec.shape[1:]).is_fit_by(shape) and spec.shape:
+        return {"hint": "The first dimension is missing: one row is a list of one, [row] or x[None]"}
+    if len(shape) != len(spec.shape) or not TensorSpec(spec.dtype, spec.shape[1:]).is_fit_by(shape[1:]):
+        return {}
+    any_rows = TensorSpec(spec.dtype, (_ROWS, *spec.shape[1:]))
+    return {
+        "hint": "The first dimension is that of the example which the service was given. Start the service with "
+        f"batch=True, or from the shell with --input '{any_rows}', and it takes any number of rows"
+    }
 
 
 def _from_numbers(spec: TensorSpec, value: Any, index: int) -> torch.Tensor:
@@ -123,7 +152,8 @@ def _from_numbers(spec: TensorSpec, value: Any, index: int) -> torch.Tensor:
     try:
         array = np.array(value)
     except (ValueError, TypeError, OverflowError):
-        raise Refusal("wrong-shape", {"input": index, "expected": list(spec.shape), "found": "a ragged list"}) from None
+        detail = {"input": index, "expected": shape_text(spec.shape), "found": "a ragged list"}
+        raise Refusal("wrong-shape", detail) from None
     if array.dtype.kind not in _KINDS[DTYPES[spec.dtype].is_floating_point, spec.dtype == "bool"] and array.size:
         found = "booleans" if array.dtype.kind == "b" else "floats" if array.dtype.kind == "f" else "no numbers"
         raise Refusal("wrong-dtype", {"input": index, "expected": spec.dtype, "found": found})
@@ -184,23 +214,35 @@ def _tensor_schema(spec: TensorSpec) -> dict[str, Any]:
     return {**schema, "x-dtype": spec.dtype, "x-shape": shape}
 
 
-def input_schema(specs: Sequence[TensorSpec] | None, names: Sequence[str] = ()) -> dict[str, Any]:
+def input_schema(specs: Sequence[TensorSpec] | None, takes: Parameters) -> dict[str, Any]:
     """Return the JSON schema of the body of a request.
 
     Args:
         specs: What the module takes; None where nothing was declared.
-        names: What its positional arguments are called, as far as that is known.
+        takes: What its arguments are called, as far as that is known.
     """
     args: dict[str, Any] = {"type": "array", "description": "The positional arguments."}
     schema: dict[str, Any] = {"type": "object", "properties": {"args": args}, "additionalProperties": False}
     if specs is None:
         schema["properties"]["kwargs"] = {"type": "object", "description": "The arguments by name."}
-        return schema | {"x-parameters": list(names)}
+        return schema | {"x-parameters": list(takes.names)}
     items = [_tensor_schema(spec) for spec in specs]
+    names = takes.names
     titled = [item | ({"title": names[index]} if index < len(names) else {}) for index, item in enumerate(items)]
-    args |= {"prefixItems": titled, "minItems": len(specs), "maxItems": len(specs)}
+    args |= {"prefixItems": titled, "minItems": len(specs), "maxItems": len(specs) + len(takes.by_position)}
+    if takes.by_name or takes.has_further:
+        schema["properties"]["kwargs"] = {
+            "type": "object",
+            "description": "Further arguments, by name. The inputs may be given by name as well, instead of in args.",
+            "properties": {name: _default(takes.by_name[name]) for name in takes.by_name},
+            "additionalProperties": takes.has_further,
+        }
     schema["required"] = ["args"]
     return schema
+
+
+def _default(value: Any) -> dict[str, Any]:
+    return {"default": value} if is_plain_default(value) else {}
 
 
 def output_schema(form: Any) -> dict[str, Any]:

@@ -84,9 +84,11 @@ def encode(value: Any) -> bytes:
         {'x': (1, tensor([1., 1.]))}
     """
     tensors: list[torch.Tensor] = []
-    header = orjson.dumps(
-        {"value": _written(value, tensors, "value"), "tensors": [[dtype_name(t.dtype), list(t.shape)] for t in tensors]}
-    )
+    written = {"value": _written(value, tensors, "value")}
+    try:
+        header = orjson.dumps({**written, "tensors": [[dtype_name(t.dtype), list(t.shape)] for t in tensors]})
+    except orjson.JSONEncodeError as error:
+        raise ArgumentError(f"this value cannot be sent, a text in it or its depth has no form: {error}") from error
     parts = [_MAGIC, _LENGTH.pack(len(header)), header]
     size = sum(map(len, parts))
     for tensor in tensors:

@@ -22,7 +22,8 @@ is started here has a token of its own, and listens on this machine's own addres
 opens on all of them; it takes nothing without the token.
 
 A result that comes item by item is not sent from a cluster: Ray Serve does not bound how far a stream runs ahead of its
-reader. Such a model is refused when it starts, and the call of such a function is answered with ``no-form``.
+reader. A generator is refused before it starts, and a model whose example shows it when it starts; where only a call
+shows it, that is answered with ``no-form``.
 
 Invariants:
     * Nothing of ours is pickled: replicas get a spec and a model file, which they replay, and requests as typed bytes.
@@ -33,15 +34,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -53,21 +46,16 @@ import orjson
 
 from replayml.core.errors import ConfigurationError
 from replayml.serving.backend import Pack
-from replayml.serving.errors import Problem, ServingError, serving_error
+from replayml.serving.errors import ServingError
 from replayml.serving.on_ray.autoscaling import Autoscaling
+from replayml.serving.on_ray.cluster import Cluster, ray_problem
 from replayml.serving.packing.spec import Spec
 from replayml.serving.supervising.supervisor import Supervisor
 
-__all__ = ["RayBackend", "end_session", "require_ray"]
+__all__ = ["RayBackend", "require_ray"]
 
 _FRONT = "replayml.serving.on_ray.ray_front"
-_CONDUCTOR = "replayml.serving.on_ray.ray_cluster"
 _POLL = 0.1
-_PIECE = 2**16
-_LONGEST_END = 120.0
-_LONGEST_KILL = 10.0
-_STEP = 0.02
-_LONGEST_FOLDER = 40
 _LONGEST_TEXT = 1000
 
 
@@ -242,8 +230,8 @@ class RayBackend:
     def _failed(self, title: str, text: str) -> ServingError:
         version = self.version
         if not version:
-            return _problem("start-failed", f"{title} could not be served. {text}")
-        return _problem("update-failed", f"{title} was not updated; version {version} answers as before. {text}")
+            return ray_problem("start-failed", f"{title} could not be served. {text}")
+        return ray_problem("update-failed", f"{title} was not updated; version {version} answers as before. {text}")
 
     def _running(self) -> dict[str, int]:
         """Return the processes of the replicas that run, by name; 0 for one on another machine."""
@@ -280,113 +268,6 @@ class RayBackend:
                 cluster.end(drain=drain)
 
 
-class Cluster:
-    """The conductor, as the program sees it.
-
-    Args:
-        spec: What to serve.
-        scaling: How many replicas.
-
-    Attributes:
-        place: Where the replicas are found.
-        environment: The variables with which Ray runs.
-
-    Raises:
-        ServingError: When there is no cluster, and none can be started.
-    """
-
-    def __init__(self, spec: Spec, scaling: Autoscaling) -> None:
-        self._lock = threading.Lock()
-        self._title = spec.title
-        address = _address()
-        self._is_own = address is None
-        self.environment = {"RAY_USAGE_STATS_ENABLED": "0"}
-        if self._is_own:
-            self.environment |= _LOCAL | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._folder = Path(tempfile.mkdtemp(prefix="replayml-ray-", dir=_short_folder()))
-        self._channel, far_end = socket.socketpair()
-        with far_end:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed words and a number
-                [sys.executable, "-m", _CONDUCTOR, str(far_end.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[far_end.fileno()],
-                env={**os.environ, **self.environment, **({"TMPDIR": str(self._folder)} if self._is_own else {})},
-                start_new_session=True,  # all processes that Ray starts are in it
-            )
-        self._asked = 0
-        self._received = b""
-        try:
-            order = {
-                "address": address,
-                "folder": str(self._folder),
-                "scaling": asdict(scaling),
-                "queue": spec.limits.queue,
-                "drain": spec.limits.drain,
-            }
-            self._channel.settimeout(spec.limits.start)
-            self._channel.sendall(orjson.dumps(order) + b"\n")
-            self.place: Mapping[str, Any] = self.ask("connect")
-        except BaseException:
-            self.end(drain=False)
-            raise
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the conductor runs."""
-        return self._process.poll() is None
-
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """Give an order, and return what came of it.
-
-        Raises:
-            ServingError: When it could not be carried out.
-        """
-        with self._lock:
-            self._asked += 1
-            try:
-                self._channel.sendall(orjson.dumps({"number": self._asked, "do": do, **arguments}) + b"\n")
-                while (answer := self._next_answer())["number"] != self._asked:
-                    pass  # of an order that took so long that nobody waits for it any more
-            except OSError as error:
-                raise _problem("no-connection", f"Ray does not answer: {error}.") from error
-        if "failed" in answer:
-            raise _problem("start-failed", f"Ray could not {do}: {answer['failed']}")
-        return answer["result"]
-
-    def _next_answer(self) -> Any:
-        while b"\n" not in self._received:
-            data = self._channel.recv(_PIECE)
-            if not data:
-                raise ConnectionResetError("the process that speaks with it has ended")
-            self._received += data
-        line, _, self._received = self._received.partition(b"\n")
-        return orjson.loads(line)
-
-    def end(self, *, drain: bool) -> None:
-        """End it; a cluster that was started for it ends, too.
-
-        Args:
-            drain: Whether replicas may finish what they have.
-        """
-        if self._is_own and not drain:
-            self._process.kill()
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(timeout=_LONGEST_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        end_session(self._process.pid)
-        self._channel.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""What makes Ray listen on this machine's own address alone, as it does on those systems."""
-
-
 def require_ray() -> None:
     """Refuse when Ray is not installed.
 
@@ -397,46 +278,3 @@ def require_ray() -> None:
         raise ConfigurationError(
             "backend='ray' needs Ray, which is not installed. Install the extra: pip install \"replayml[ray]\""
         )
-
-
-def end_session(session: int) -> None:
-    """Kill the processes of a session, but this one, and wait until they are gone.
-
-    Args:
-        session: The process that began it; it is the conductor's, in which are all that Ray started for it.
-    """
-    end = time.monotonic() + _LONGEST_KILL
-    while (processes := _session(session)) and time.monotonic() < end:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(_STEP)
-
-
-def _session(session: int) -> list[int]:
-    """Return the processes of a session that run, without this one; on Linux."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
-            process = int(path.parent.name)
-            if int(number) == session and state != "Z" and process != os.getpid():
-                found.append(process)
-    return found
-
-
-def _address() -> str | None:
-    """Return the address of the cluster that there is; None where one is to be started."""
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        return str(ray.get_runtime_context().gcs_address)
-    return os.environ.get("RAY_ADDRESS") or None
-
-
-def _short_folder() -> str | None:
-    """Return a folder for a cluster; the names of its sockets have little room."""
-    return None if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - in it, one of its own
-
-
-def _problem(code: str, text: str) -> ServingError:
-    return serving_error(Problem(code, text, "Ray"))

@@ -29,7 +29,8 @@ from typing import Any
 
 import orjson
 
-from replayml.serving.on_ray.ray import end_session
+from replayml.serving.errors import text_of
+from replayml.serving.on_ray.cluster import end_session
 from replayml.serving.on_ray.ray_replica import Keeper, Probe, RayActorError, Replica, ray, serve
 
 __all__ = ["Conductor"]
@@ -237,7 +238,7 @@ def _answer(conductor: Conductor, line: bytes) -> bytes:
     try:
         answer = {"number": number, "result": method(**order)}
     except Exception as error:  # noqa: BLE001 - whatever Ray raises is told to the program
-        answer = {"number": number, "failed": f"{type(error).__name__}: {error}"[:4000]}
+        answer = {"number": number, "failed": f"{type(error).__name__}: {text_of(error)}"[:4000]}
     return orjson.dumps(answer) + b"\n"
 
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from replayml.core.errors import ConfigurationError
-from replayml.serving.errors import Refusal, told
+from replayml.serving.errors import Refusal, sendable, text_of, told
 from replayml.serving.messages.wire import decode, encode
 from replayml.serving.on_ray.remote import facts_of
 from replayml.serving.packing.spec import Spec
@@ -201,7 +201,7 @@ class Probe:
 
 
 def _text_of(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:4000]
+    return f"{type(error).__name__}: {text_of(error)}"[:4000]
 
 
 def _loaded(keeper: Any, opening: int) -> tuple[Target, Spec]:
@@ -233,14 +233,15 @@ async def _answered(opened: Opened, body: bytes) -> bytes:
     except Refusal as refusal:
         return encode({"code": refusal.code, "detail": refusal.detail})
     except Exception as error:  # noqa: BLE001 - whatever the module raises is told to the front, which logs it
-        return encode({"code": "raised", "told": told(error), "log": "".join(traceback.format_exception(error))})
+        log = sendable("".join(traceback.format_exception(error)))
+        return encode({"code": "raised", "told": told(error), "log": log})
     if isinstance(result, Items):
         opened.batcher.call(result.close)
         return encode({"code": "no-form", "log": _NO_STREAMS})
     try:
         return encode({"code": "", "result": result})
-    except TypeError as error:
-        return encode({"code": "no-form", "log": str(error)})
+    except (TypeError, ValueError, RuntimeError) as error:  # as a worker of this machine: a RecursionError is the last
+        return encode({"code": "no-form", "log": text_of(error)})
 
 
 def _close(task: asyncio.Task[Opened]) -> None:

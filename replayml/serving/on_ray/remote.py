@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from replayml.serving.messages.parameters import Parameters, is_plain_default
 from replayml.serving.messages.schema import TensorSpec, specs_of
 from replayml.serving.messages.wire import decode
 from replayml.serving.packing.spec import Spec
@@ -44,12 +45,11 @@ class RemoteTarget(Target):
         self.is_steady = False
         self.is_stream = facts["is_stream"]
         self.output = _form(facts["output"])
-        self.names = facts["names"]
         self.example = self.specs = None
         if spec.example:
             self.example = decode(Path(spec.example).read_bytes())
             self.specs = specs_of(self.example, any_rows=spec.has_rows)
-        self._signature = _signature(facts["signature"])
+        self.takes = Parameters(_signature(facts["signature"]), None if self.specs is None else len(self.specs))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: there is no model here."""
@@ -62,19 +62,22 @@ def facts_of(target: Target) -> dict[str, Any]:
     Args:
         target: The target, which has run its example.
     """
-    signature = target._signature
+    signature = target.takes.signature
     parameters = None
     if signature is not None:
-        parameters = [
-            [parameter.name, int(parameter.kind), parameter.default is not inspect.Parameter.empty]
-            for parameter in signature.parameters.values()
-        ]
+        parameters = [[each.name, int(each.kind), *_default_facts(each)] for each in signature.parameters.values()]
     return {
         "signature": parameters,
-        "names": target.names,
         "output": _form_facts(target.output),
         "is_stream": target.is_stream,
     }
+
+
+def _default_facts(parameter: inspect.Parameter) -> list[Any]:
+    """Return what kind of a default a parameter has, and it."""
+    if parameter.default is inspect.Parameter.empty:
+        return ["none", None]
+    return ["plain", parameter.default] if is_plain_default(parameter.default) else ["other", None]
 
 
 def _signature(facts: list[Any] | None) -> inspect.Signature | None:
@@ -82,11 +85,12 @@ def _signature(facts: list[Any] | None) -> inspect.Signature | None:
         return None
     kinds = {int(kind): kind for kind in inspect._ParameterKind}
     return inspect.Signature(
-        [
-            inspect.Parameter(name, kinds[kind], default=None if is_optional else inspect.Parameter.empty)
-            for name, kind, is_optional in facts
-        ]
+        [inspect.Parameter(name, kinds[kind], default=_default(what, value)) for name, kind, what, value in facts]
     )
+
+
+def _default(what: str, value: Any) -> Any:
+    return {"none": inspect.Parameter.empty, "plain": value}.get(what, ...)
 
 
 def _form_facts(form: Any) -> Any:

@@ -118,6 +118,11 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def _require_importable(module: str, qualname: str) -> None:
+    if qualname.endswith("<lambda>"):
+        raise ConfigurationError(
+            f"{qualname!r} is a lambda, which the server process cannot find by name. Write it with def, at the top of "
+            "a module"
+        )
     if "<" in qualname:
         raise ConfigurationError(
             f"{qualname!r} stands inside a function, where the server process cannot find it. Define it at the top of "

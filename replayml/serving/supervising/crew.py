@@ -29,8 +29,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from replayml.serving.limits import ServeLimits
+from replayml.serving.supervising.asking import Question, Questions
 from replayml.serving.supervising.doorway import Doorway, answer_and_close, dismiss, shut
-from replayml.serving.supervising.process import Question, Version, Worker
+from replayml.serving.supervising.process import Version, Worker
+from replayml.serving.supervising.replacing import Replacements
 from replayml.serving.worker.desk import State
 
 __all__ = ["Crew"]
@@ -38,7 +40,6 @@ __all__ = ["Crew"]
 _TICK = 1.0
 _SOON = 0.05
 _YOUNG = 2.0
-_LONGEST_BACKOFF = 10.0
 _GRACE = 5.0
 _STOPPED = "The service was stopped."
 
@@ -71,9 +72,7 @@ class Crew:
         self._replicas = replicas
         self._limits = limits
         self._trial: Version | None = None
-        self._questions: dict[Worker, Question] = {}
-        self._due: list[float] = []
-        self._deaths = 0
+        self._replacements = Replacements()
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._ear, self._mouth = socket.socketpair()
         self._is_drained: bool | None = None
@@ -145,6 +144,7 @@ class Crew:
         with selectors.DefaultSelector() as selector:
             self._selector = selector
             self._door = Doorway(selector, self._listener, self._limits)
+            self._questions = Questions(selector)
             selector.register(self._ear, selectors.EVENT_READ, self._ear)
             try:
                 while self._is_drained is None:
@@ -163,8 +163,7 @@ class Crew:
                 self._hand_over()
         else:
             self._door.open()
-        now = time.monotonic()
-        self._turn(min([_TICK, *(max(0.0, due - now) for due in self._due)]))
+        self._turn(min(_TICK, self._replacements.wait(now=time.monotonic())))
         self._door.expire()
         self._look_after()
 
@@ -209,7 +208,7 @@ class Crew:
         if worker.failure is not None:
             self._reject(worker.version, worker.failure)
         elif worker.is_loaded and not was_loaded:
-            self._ask(worker)
+            self._questions.ask(worker)
         with self.changed:
             self.changed.notify_all()
         if not is_open and not worker.cut_at:
@@ -218,22 +217,12 @@ class Crew:
             if worker.has_ended:
                 self._bury(worker)
 
-    def _ask(self, worker: Worker) -> None:
-        """Find out whether a worker answers."""
-        try:
-            question = self._questions[worker] = Question(worker)
-        except OSError:
-            worker.kill()
-            return
-        self._selector.register(question.socket, selectors.EVENT_READ, question)
-
     def _weigh(self, question: Question) -> None:
         """Take the answer of a worker, and let it accept when that is as it should be, and its version complete."""
         worker = question.worker
-        wrong = question.look() if self._questions.get(worker) is question else None
+        wrong = self._questions.look(question)
         if wrong is None:
             return
-        self._drop(question)
         if wrong:
             self._reject(worker.version, f"Its process did not answer: {wrong}.")
             worker.kill()
@@ -243,11 +232,6 @@ class Crew:
             its = [each for each in self.workers if each.version is self._trial]
             if len(its) == self._replicas and all(each.is_loaded and each not in self._questions for each in its):
                 self._switch()
-
-    def _drop(self, question: Question) -> None:
-        self._selector.unregister(question.socket)
-        question.socket.close()
-        del self._questions[question.worker]
 
     def _admit(self, worker: Worker) -> None:
         with self.changed:
@@ -265,10 +249,9 @@ class Crew:
             elif not worker.ready_at and now - worker.started > self._limits.start:
                 self._reject(worker.version, f"No worker was ready within {self._limits.start:g} s.")
                 worker.kill()
-            elif worker.retired_at and now - worker.retired_at > self._limits.drain:
+            elif worker.retired_at and now - worker.retired_at > self._limits.drain + _GRACE:
                 worker.kill()
-        for due in [due for due in self._due if due <= now]:
-            self._due.remove(due)
+        for _ in range(self._replacements.take(now=now)):
             self._replace()
 
     def _replace(self) -> None:
@@ -277,22 +260,15 @@ class Crew:
             self._spawn(self.current)
         except Exception as error:  # noqa: BLE001 - no memory, or no more files; the next attempt may find some
             _log.warning("a worker cannot be started, which is tried again: %s: %s", type(error).__name__, error)
-            self._plan(is_young=True)
-
-    def _plan(self, *, is_young: bool) -> None:
-        """Plan when to start the next worker."""
-        self._deaths = self._deaths + 1 if is_young else 0
-        delay = 0.0 if not self._deaths else min(_LONGEST_BACKOFF, 0.25 * 2 ** (self._deaths - 1))
-        self._due.append(time.monotonic() + delay)
+            self._replacements.plan(now=time.monotonic(), is_young=True)
 
     def _bury(self, worker: Worker) -> None:
         """Answer for a worker that ended, and plan the next."""
         if not worker.cut_at:
             self._selector.unregister(worker.channel)
             worker.hear()
-        if worker in self._questions:
-            self._drop(self._questions[worker])
-        is_young = not worker.ready_at or time.monotonic() - worker.ready_at < _YOUNG
+        self._questions.drop(worker)
+        now = time.monotonic()
         code = worker.reap()
         with self.changed:  # before anybody is answered: who was told of the loss may ask at once who is ready
             self.workers.remove(worker)
@@ -312,7 +288,7 @@ class Crew:
             self._reject(worker.version, worker.failure or text)
         elif worker.version is self.current:
             if not self._is_ending:
-                self._plan(is_young=is_young)
+                self._replacements.plan(now=now, is_young=not worker.ready_at or now - worker.ready_at < _YOUNG)
         else:
             self._clear(worker.version)
 
@@ -342,8 +318,7 @@ class Crew:
         """Let the version that is tried out answer, and the others retire."""
         with self.changed:
             before, self.current, self._trial = self.current, self._trial, None
-            self._due.clear()
-            self._deaths = 0
+            self._replacements.clear()
             for worker in self.workers:
                 if worker.version is self.current:
                     worker.accept()
@@ -381,8 +356,7 @@ class Crew:
             steps.callback(self._tell_all, failure)
             steps.callback(self._listener.close)
             steps.callback(self._door.drop_all)
-            for question in self._questions.values():
-                steps.callback(question.socket.close)
+            steps.callback(self._questions.close_all)
             for worker in self.workers:
                 steps.callback(worker.forsake)
 

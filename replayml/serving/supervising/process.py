@@ -4,7 +4,7 @@
 
 Invariants:
     * The supervisor has a hold of every connection that the worker told of, or was given, until it is closed.
-    * What the worker is told reaches it in its order; the supervisor never waits for it.
+    * What the worker is told reaches it in its order, its spec first; the supervisor never waits for it.
     * A worker that sends what is no message is at fault: it is killed.
 """
 
@@ -27,11 +27,9 @@ from replayml.serving.packing.spec import Spec
 from replayml.serving.supervising.doorway import shut
 from replayml.serving.worker.desk import MessageError, State, open_table, receive, send
 
-__all__ = ["Question", "Version", "Worker", "surroundings"]
+__all__ = ["Version", "Worker", "surroundings"]
 
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
-_QUESTION = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-_LONGEST_ANSWER = 65536
 
 
 @dataclass(eq=False)
@@ -90,8 +88,11 @@ class Worker:
             undo.callback(partial(table.unlink, missing_ok=True))
             self._table = undo.enter_context(open_table(table, version.spec.limits.connections + 16))
             self.channel.setblocking(False)
-            self._process = _spawn(replace(version.spec, table=str(table)), listener.fileno(), far_end.fileno())
+            spec = replace(version.spec, table=str(table))
+            self._spec = spec.to_json()
+            self._process = _spawn(spec, listener.fileno(), far_end.fileno())
             undo.pop_all()
+        self.flush()
 
     @property
     def pid(self) -> int:
@@ -185,6 +186,8 @@ class Worker:
 
     def flush(self) -> bool:
         """Send what could not be sent at once; tell whether nothing of it is left."""
+        if not self._send_spec():
+            return False
         while self._orders:
             try:
                 send(self.channel, {"do": self._orders[0]})
@@ -193,6 +196,22 @@ class Worker:
             except OSError:
                 pass  # it has ended, which shows elsewhere
             self._orders.popleft()
+        return True
+
+    def _send_spec(self) -> bool:
+        """Write of the spec what there is room for: a large one goes on when the process reads."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        if pipe.closed:
+            return True
+        while self._spec:
+            try:
+                self._spec = self._spec[os.write(pipe.fileno(), self._spec) :]
+            except BlockingIOError:
+                return False
+            except OSError:
+                break  # it has ended, which shows elsewhere
+        pipe.close()
         return True
 
     # Its end ------------------------------------------------------------------------------------------------------
@@ -230,53 +249,10 @@ class Worker:
     def close(self) -> None:
         """Give everything back."""
         self.channel.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._table.close()
         self._path.unlink(missing_ok=True)
-
-
-class Question:
-    """A request by which the supervisor finds out whether a worker answers, and which version.
-
-    Args:
-        worker: The worker, which has loaded.
-
-    Attributes:
-        worker: The worker.
-        socket: Where its answer comes.
-
-    Raises:
-        OSError: When it cannot be asked.
-    """
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.socket, far_end = socket.socketpair()
-        self.socket.setblocking(False)
-        self._answer = b""
-        try:
-            with far_end:
-                send(worker.channel, {"do": "ask"}, [far_end.fileno()])
-            self.socket.send(_QUESTION)
-        except BaseException:
-            self.socket.close()
-            raise
-
-    def look(self) -> str | None:
-        """Take what came; return None as long as there is more to come, and then what is wrong, or an empty text."""
-        try:
-            data = self.socket.recv(_LONGEST_ANSWER)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return f"it did not answer: {error}"
-        self._answer += data
-        if data and len(self._answer) < _LONGEST_ANSWER:
-            return None
-        head = self._answer.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
-        label = b"x-model-version: %d" % self.worker.version.spec.version
-        if not head[0].startswith(b"http/1.1 200 ") or label not in head:
-            return f"it answered {self._answer[:200].decode('latin-1')!a}"
-        return ""
 
 
 def surroundings() -> dict[str, str]:
@@ -291,18 +267,17 @@ def surroundings() -> dict[str, str]:
 
 
 def _spawn(spec: Spec, listener: int, channel: int) -> subprocess.Popen[bytes]:
-    """Start the process and give it its spec."""
-    written = spec.to_json()
+    """Start a process, which reads its spec from a pipe."""
     environment = {**surroundings(), **spec.environment, _METRICS: str(Path(spec.folder) / "metrics")}
     process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed words and two numbers
         [sys.executable, "-m", spec.program, str(listener), str(channel)],
         stdin=subprocess.PIPE,
+        bufsize=0,
         stdout=None if not spec.log else subprocess.DEVNULL,
         pass_fds=(listener, channel),
         env=environment,
         start_new_session=True,  # an interrupt at the terminal is for the program, which stops the worker
     )
     assert process.stdin is not None
-    with process.stdin as pipe, contextlib.suppress(BrokenPipeError):
-        pipe.write(written)
+    os.set_blocking(process.stdin.fileno(), False)
     return process

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from replayml.core.errors import ConfigurationError, LifecycleError
 from replayml.serving.backend import Pack
-from replayml.serving.errors import Problem, ServingError, serving_error
+from replayml.serving.calling.address import url_of
+from replayml.serving.errors import Problem, ServingError, address_error, serving_error
 from replayml.serving.packing.spec import Spec
 from replayml.serving.supervising.crew import Crew
 from replayml.serving.supervising.folders import ServiceFolder
@@ -98,7 +99,7 @@ class Supervisor:
 
         Raises:
             ServingError: When one could not load what is served, or not in time.
-            OSError: When the port is taken.
+            AddressError: When the port is taken, or the host is none of this machine.
         """
         self._listener = _bound(self._spec.host, self._port)
         host, port = self._listener.getsockname()[:2]
@@ -179,14 +180,14 @@ class Supervisor:
         title, before = version.spec.title, version.spec.version - 1
         if not before:
             text = f"{title} could not be served. {version.failure}"
-            return serving_error(Problem("start-failed", text, _url(*self.address)))
+            return serving_error(Problem("start-failed", text, url_of(*self.address)))
         text = f"{title} was not updated; version {before} answers as before. {version.failure}"
-        return serving_error(Problem("update-failed", text, _url(*self.address)))
+        return serving_error(Problem("update-failed", text, url_of(*self.address)))
 
     def _stopped(self) -> ServingError:
         failure = None if self._crew is None else self._crew.failure
         text = "The service was stopped." if failure is None else f"The service was stopped. {failure}"
-        return serving_error(Problem("stopped", text, _url(*self.address)))
+        return serving_error(Problem("stopped", text, url_of(*self.address)))
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until every worker answers again, or the service was stopped."""
@@ -258,7 +259,10 @@ def require_token(spec: Spec) -> None:
 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a listening socket."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise address_error(host, port, error) from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -266,10 +270,6 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"{host}:{port} cannot be bound: {error.strerror}") from error
+        raise address_error(host, port, error) from error
     listener.setblocking(False)
     return listener
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -14,12 +14,11 @@ import asyncio
 import hmac
 import itertools
 import logging
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -29,9 +28,10 @@ from replayml.serving.errors import OWNER, ClientGoneError, Refusal, error_body,
 from replayml.serving.limits import ServeLimits
 from replayml.serving.messages.events import EVENTS, item_event
 from replayml.serving.messages.openapi import openapi
-from replayml.serving.messages.wire import MEDIA_TYPE, decode, encode, plain
+from replayml.serving.messages.wire import decode, encode, plain
 from replayml.serving.worker.batching import Batcher
-from replayml.serving.worker.connection import Connection
+from replayml.serving.worker.deadlines import Deadlines
+from replayml.serving.worker.exchange import JSON, TENSORS, Answer, Request, Streamed, read_json, refused
 from replayml.serving.worker.hosts import Hosts
 from replayml.serving.worker.metrics import Metrics
 from replayml.serving.worker.page import read_page
@@ -40,59 +40,13 @@ from replayml.serving.worker.target import Target
 
 __all__ = ["Service"]
 
-JSON = "application/json"
+_OWNER = OWNER.encode()
 STREAM_HEADERS = ((b"content-type", EVENTS.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 
 _log = logging.getLogger("replayml.serving")
 _access = logging.getLogger("replayml.serving.access")
 
 _LAST = 1.0
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ALIKE = bytes.maketrans(b"{}", b"[]")
-_RETRY_AFTER = {"busy": b"1", "not-ready": b"1", "draining": b"1"}
-
-
-class Request(NamedTuple):
-    """What is known of a request before its body.
-
-    Attributes:
-        id: The request id.
-        scope: What uvicorn tells of it.
-        headers: Its headers; of several with the same name the last.
-        receive: Gives its body.
-    """
-
-    id: str
-    scope: Scope
-    headers: Mapping[bytes, bytes]
-    receive: Receive
-
-    @property
-    def connection(self) -> Connection:
-        """The connection that it came through."""
-        found: Connection = self.scope["connection"]
-        return found
-
-    def sole(self, name: bytes) -> bytes | None:
-        """Return the header of some name; None where there is none, or more than one."""
-        value = self.headers.get(name)
-        if value is not None and len(self.headers) != len(self.scope["headers"]):  # some header came twice
-            names = [found for found, _ in self.scope["headers"]]
-            return value if names.count(name) == 1 else None
-        return value
-
-
-class Streamed(NamedTuple):
-    """An answer that comes item by item.
-
-    Attributes:
-        items: The items.
-        is_typed: Whether their tensors are sent as they are in memory.
-    """
-
-    items: Items
-    is_typed: bool
 
 
 class Service:
@@ -131,6 +85,7 @@ class Service:
         self._ids = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count(1))
         self._page = read_page()
         self._streams = 0
+        self._deadlines = Deadlines(limits.answer)
         self.is_draining = False
         self._routes: Mapping[
             str, tuple[tuple[str, ...], bool, Callable[[Request], Awaitable[Response | Streamed]]]
@@ -160,13 +115,13 @@ class Service:
                 response = await self._answer(request)
             except Refusal as refusal:
                 code = refusal.code
-                response = _refused(refusal, request)
+                response = refused(refusal, request)
             except ClientGoneError:
                 raise
             except Exception:  # noqa: BLE001 - the last resort; the traceback is logged
                 _log.exception("request %s: a fault of the service", request.id)
                 code = "internal"
-                response = _refused(Refusal(code), request)
+                response = refused(Refusal(code), request)
             status = 200 if isinstance(response, Streamed) else response.status_code
             if isinstance(response, Streamed):
                 code = await self._send_stream(response, request, send)
@@ -218,7 +173,7 @@ class Service:
             stream.items,
             run=self._batcher.call,
             to_bytes=partial(_item, is_typed=stream.is_typed),
-            patience=self._limits.answer,
+            deadlines=self._deadlines,
             wait_with=connection.wait_for,
         )
         headers = [*STREAM_HEADERS]
@@ -226,7 +181,7 @@ class Service:
         self._streams += 1
         try:
             await connection.begin_stream(send, headers)
-            await send_stream(pump, send, failed=failed, is_lost=connection.is_lost, patience=self._limits.idle)
+            await send_stream(pump, send, failed=failed, is_lost=connection.is_lost)
         except ClientGoneError:
             connection.cut()
             await asyncio.sleep(0)  # so that uvicorn knows
@@ -259,14 +214,14 @@ class Service:
     # Routes -------------------------------------------------------------------------------------------------------
 
     async def _healthz(self, request: Request) -> Response:
-        return Response(b'{"alive":true}', media_type=JSON)
+        return Answer(b'{"alive":true}')
 
     async def _readyz(self, request: Request) -> Response:
         if self.is_draining:
             raise Refusal("draining")
         if self._batcher.busy_for > self._limits.answer:
             raise Refusal("not-ready")
-        return Response(b'{"ready":true,"version":%b}' % self._version, media_type=JSON)
+        return Answer(b'{"ready":true,"version":%b}' % self._version)
 
     async def _show_page(self, request: Request) -> Response:
         content, headers = self._page
@@ -275,24 +230,24 @@ class Service:
         return response
 
     async def _show_schema(self, request: Request) -> Response:
-        return Response(self._schema, media_type=JSON)
+        return Answer(self._schema)
 
     async def _show_metrics(self, request: Request) -> Response:
         self._metrics.waiting(self._batcher.waiting)
         content, kind = self._metrics.text()
-        return Response(content, headers={"content-type": kind})
+        return Answer(content, kind=kind.encode())
 
     async def _predict(self, request: Request) -> Response | Streamed:
         kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind not in (JSON.encode(), MEDIA_TYPE.encode()) or b"content-encoding" in request.headers:
+        if kind not in (JSON, TENSORS) or b"content-encoding" in request.headers:
             raise Refusal("wrong-type")
-        is_json = kind == JSON.encode()
+        is_json = kind == JSON
         body = await self._body(request)
         given = read_json(body, self._limits.depth) if is_json else decode(body, self._limits.depth)
         args, kwargs, rows = self._target.arguments(given)
         result = await self._result(request, args, kwargs, rows)
         accepted = request.headers.get(b"accept", b"*/*")
-        is_typed = MEDIA_TYPE.encode() in accepted or (not is_json and JSON.encode() not in accepted)
+        is_typed = TENSORS in accepted or (not is_json and JSON not in accepted)
         if isinstance(result, Items):
             if self._streams >= self._limits.streams:
                 self._batcher.call(result.close)
@@ -300,7 +255,7 @@ class Service:
             return Streamed(result, is_typed)
         write = encode if is_typed else _as_json
         data = _written(write, result, f"request {request.id}: the result")
-        return Response(data, media_type=MEDIA_TYPE if is_typed else JSON)
+        return Answer(data, kind=TENSORS if is_typed else JSON)
 
     async def _body(self, request: Request) -> bytes | bytearray:
         """Return the body, no longer than it may be."""
@@ -308,11 +263,7 @@ class Service:
         declared = request.headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 18 or int(declared) > most:
             raise Refusal("too-large", {"most": most})
-        if not request.scope["cycle"].more_body:  # it is here, as most are
-            message = await request.receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            body: bytes = message["body"]
+        if (body := request.connection.take_body(request.scope)) is not None:  # it is here, as most are
             return body if len(body) <= most else _too_large(most)
         parts = bytearray()
         try:
@@ -331,15 +282,13 @@ class Service:
 
     def _is_owner(self, request: Request) -> bool:
         """Tell whether the program that started the service has sent a request."""
-        given = request.headers.get(OWNER.encode(), b"")
+        given = request.headers.get(_OWNER, b"")
         return self._owner is not None and hmac.compare_digest(given, self._owner)
 
     async def _result(self, request: Request, args: Any, kwargs: Any, rows: int | None) -> Any:
         future = self._batcher.submit(args, kwargs, rows, is_alone=request.connection.is_alone)
         request.connection.waiting = future
-        timer = None
-        if not future.done():
-            timer = asyncio.get_running_loop().call_later(self._limits.answer, _expire, future)
+        self._deadlines.add(future)
         try:
             return await future
         except asyncio.CancelledError:
@@ -349,8 +298,7 @@ class Service:
         except Exception as error:
             raise self._refusal(error, request) from error
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._deadlines.discard(future)
 
     def _refusal(self, error: Exception, request: Request) -> Refusal:
         """Return how what the module raised is answered."""
@@ -382,52 +330,5 @@ def _written(write: Callable[[Any], bytes], value: Any, what: str) -> bytes:
         raise Refusal("no-form") from error
 
 
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(Refusal("too-late"))
-
-
 def _too_large(most: int) -> Any:
     raise Refusal("too-large", {"most": most})
-
-
-def _refused(refusal: Refusal, request: Request) -> Response:
-    """Return the answer with a code."""
-    response = Response(error_body(refusal.code, request.id, refusal.detail), refusal.status, media_type=JSON)
-    if refusal.code in _RETRY_AFTER:
-        response.raw_headers.append((b"retry-after", _RETRY_AFTER[refusal.code]))
-    if refusal.code == "wrong-method" and refusal.detail is not None:
-        response.raw_headers.append((b"allow", ", ".join(refusal.detail["allowed"]).encode()))
-    if refusal.code == "missing-token":
-        response.raw_headers.append((b"www-authenticate", b"Bearer"))
-    if b"expect" in request.headers or refusal.code in ("slow-request", "headers-too-large"):
-        response.raw_headers.append((b"connection", b"close"))
-    return response
-
-
-def read_json(body: bytes | bytearray, depth: int) -> Any:
-    """Return what a text of JSON says.
-
-    Raises:
-        Refusal: When it is none, or nested too deeply.
-
-    Example:
-        >>> read_json(b'{"args": [[1, 2]]}', depth=8)
-        {'args': [[1, 2]]}
-        >>> read_json(b"[" * 9 + b"]" * 9, depth=8)
-        Traceback (most recent call last):
-            ...
-        replayml.serving.errors.Refusal: ('too-deep', {'most': 8})
-    """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        code = "too-deep" if "depth" in error.msg else "malformed-json"
-        raise Refusal(code) from None
-    if body.count(b"[") + body.count(b"{") > depth:
-        brackets = _STRINGS.sub(b"", body).translate(_ALIKE, _NO_BRACKETS)
-        for _ in range(depth):
-            brackets = brackets.replace(b"[]", b"")
-        if brackets:
-            raise Refusal("too-deep", {"most": depth})
-    return value

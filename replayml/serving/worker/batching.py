@@ -4,11 +4,12 @@
                       └─► run here, where that is sure to be shorter than a few milliseconds
                 call ─► steps ─► thread of the model, in turn with the queue
 
-A thread costs a request two wake-ups, which is more than a small model takes. The event loop runs a model itself only
-when the time that it takes depends on nothing but the number of rows, and the last run says that it will be short.
+In a thread the model and the event loop take turns in Python, and each turn costs a wake-up: more than a small model
+takes. The event loop runs a model itself only when the time that it takes depends on nothing but the number of rows,
+and the last run says that it will be short.
 
 Invariants:
-    * A lone request never waits: it runs as soon as the model is free.
+    * A lone request never waits: it runs as soon as the model is free. Others wait as long as more come at once.
     * The model never runs twice at once: the event loop runs nothing while the thread has something to do.
     * The event loop never runs code of the user, which may sleep, wait or end.
     * Steps of streams take no room of requests, and each of both waits for one turn of the other at the most.
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from replayml.serving.errors import EndedError, Refusal
+from replayml.serving.worker.streaming import Items
 
 __all__ = ["Batcher", "Job", "parted"]
 
@@ -57,10 +59,11 @@ class Job:
         self.future = future
 
     def is_like(self, other: Job) -> bool:
-        """Tell whether the inputs are those of the other but for their rows."""
+        """Tell whether the inputs are those of the other but for their rows, and there is nothing besides."""
         return (
             self.rows is not None
             and other.rows is not None
+            and not (self.kwargs or other.kwargs)
             and all(
                 mine.shape[1:] == its.shape[1:] and mine.dtype == its.dtype
                 for mine, its in zip(self.args, other.args, strict=True)
@@ -115,6 +118,7 @@ class Batcher:
         self._is_steady = is_steady and not wait
         self._short = 0  # so many rows run in less than _SHORT seconds, as far as is known
         self._here: deque[Job] = deque()
+        self._rows_here = 0
         self._queue: deque[Job] = deque()
         self._steps: deque[Step] = deque()
         self._is_turn_of_steps = False
@@ -152,8 +156,7 @@ class Batcher:
             Refusal: When too many wait already.
         """
         job = Job(args, kwargs, rows if self._most_rows else None, self._loop.create_future())
-        if not self._is_idle or (rows or 1) > self._short:
-            self._run_here()  # what came before runs before
+        if not self._is_idle or kwargs or self._rows_here + (rows or 1) > self._short:
             self._hand_over(job)
         elif (is_alone or not self._most_rows) and not self._here:
             self._run_at_once([job])
@@ -161,26 +164,48 @@ class Batcher:
             raise Refusal("busy")
         else:
             self._here.append(job)
+            self._rows_here += rows or 1
             if len(self._here) == 1:
-                self._loop.call_soon(self._run_here)  # when all that has come by now has been read
+                self._loop.call_soon(self._gather, 0)
         return job.future
+
+    def _gather(self, before: int) -> None:
+        """Run what waits for it in the event loop, once a turn of the loop has brought nothing more."""
+        if len(self._here) > before:
+            self._loop.call_soon(self._gather, len(self._here))
+        else:
+            self._run_here()
 
     def _run_here(self) -> None:
         """Run what waits for it in the event loop."""
         while jobs := self._take(self._here, min(self._most_rows, self._short)):
             self._run_at_once(jobs)
+        self._rows_here = 0
 
     def _run_at_once(self, jobs: Sequence[Job]) -> None:
-        _deliver(self._run(jobs))
+        self._deliver(self._run(jobs))
+
+    def _deliver(self, results: Results) -> None:
+        for job, result, error in results:
+            if job.future.done():  # nobody waits for it
+                if isinstance(result, Items):
+                    self.call(result.close)
+            elif error is None:
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(error if isinstance(error, Exception) else EndedError(error))
 
     def _hand_over(self, job: Job) -> None:
-        """Leave a request to the thread."""
+        """Leave a request to the thread, and what came before it and waits here."""
         with self._changed:
             if len(self._queue) >= self._room:
                 raise Refusal("busy")
             self._is_idle = False
+            self._queue.extend(self._here)
             self._queue.append(job)
             self._changed.notify()
+        self._here.clear()
+        self._rows_here = 0
 
     def call(self, function: Callable[[], None]) -> None:
         """Let the thread call a function when its turn has come; only for the event loop.
@@ -209,7 +234,7 @@ class Batcher:
     def _serve(self) -> None:
         torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps this by thread; a new one would take all cores
         while jobs := self._next():
-            self._loop.call_soon_threadsafe(_deliver, self._run(jobs))
+            self._loop.call_soon_threadsafe(self._deliver, self._run(jobs))
 
     def _next(self) -> list[Job]:
         """Return the requests to run together; none when it is over."""
@@ -289,16 +314,6 @@ class Batcher:
             return job, None, RuntimeError(f"the module raised StopIteration: {error}")
         except BaseException as error:  # noqa: BLE001 - a module that calls sys.exit() ends neither thread nor worker
             return job, None, error
-
-
-def _deliver(results: Results) -> None:
-    for job, result, error in results:
-        if job.future.done():
-            continue
-        if error is None:
-            job.future.set_result(result)
-        else:
-            job.future.set_exception(error if isinstance(error, Exception) else EndedError(error))
 
 
 def parted(result: Any, counts: Sequence[int]) -> list[Any]:

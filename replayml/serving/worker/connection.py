@@ -5,7 +5,7 @@ Invariants:
     * What is not HTTP is answered with a code as well.
     * Bytes that are neither headers nor body are counted as headers are, and none of them is kept.
     * After an answer to a request that is not whole, no further request is read: nobody knows where one begins.
-    * Whoever takes nothing of an answer for long is left.
+    * Whoever takes nothing of an answer for long, or all of it too slowly, is left.
     * The supervisor knows of the connection, and what is done with it, before a byte is worked on.
 """
 
@@ -19,21 +19,25 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from replayml.serving.errors import raw_answer
 from replayml.serving.limits import ServeLimits
 from replayml.serving.worker.desk import Desk, State
+from replayml.serving.worker.plain import PlainProtocol
+from replayml.serving.worker.resting import Rest
+from replayml.serving.worker.taking import Taking
 
 __all__ = ["Connection"]
 
 _GRACE = 1.0
 _ONE_PIECE = 65536
 _CHUNK = 16
+_AROUND_HEADER = 4
 
 
-class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
+class Connection(PlainProtocol, asyncio.BufferedProtocol):
     """A connection.
 
     Args:
@@ -77,11 +81,11 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._is_given = is_given
         self._is_given_back = False
         self._received = 0
+        self._size = 0
         self._is_whole = True
         self._has_headers = False
         self._beside = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.TimerHandle | None = None
         self.waiting: asyncio.Future[Any] | None = None
         self.deadline = 0.0
 
@@ -90,23 +94,23 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and wait for a request."""
         super().connection_made(transport)
+        self._taking = Taking(transport, self._limits, self._leave)
+        self._rest = Rest(self._limits.idle, self._is_idle, transport.close)
         if len(self.connections) > self._limits.connections and not self._is_given:
             transport.write(raw_answer("busy", retry_after=1))
             transport.close()
         elif self._desk.is_retiring:
             self.give_back()
         elif self._is_given:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._rest.begin()
         else:
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell the supervisor."""
         self._stop_timer()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._taking.stop()
+        self._rest.stop()
         if self.waiting is not None:
             self.waiting.cancel()
         super().connection_lost(exc)
@@ -147,7 +151,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         Bytes that were read are in this process alone. When it is killed right after that, it is known already that
         there was a request.
         """
-        if self._is_whole and (self.cycle is None or self.cycle.response_complete):
+        if self._is_idle():
             self._desk.mark(self._slot, State.ASKED)
         return self._desk.buffer
 
@@ -157,7 +161,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take some bytes of a request."""
-        if self._is_whole and (self.cycle is None or self.cycle.response_complete):
+        if self._is_idle():
             self._is_whole = self._has_headers = False
             self._received = 0
         self._received += len(data)
@@ -177,7 +181,11 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Begin a request."""
         super().on_message_begin()
         self._is_whole = self._has_headers = False
-        self._received = self._beside = 0
+        self._received = self._beside = self._size = 0
+
+    def _is_idle(self) -> bool:
+        """Whether no request is under way, nor any part of one."""
+        return self._is_whole and (self.cycle is None or self.cycle.response_complete)
 
     @property
     def _is_inside(self) -> bool:
@@ -187,6 +195,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; one that comes behind the body is dropped."""
         if not self._has_headers:
+            self._size += len(name) + len(value) + _AROUND_HEADER
             super().on_header(name, value)
 
     def on_chunk_header(self) -> None:
@@ -200,10 +209,9 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """Start to answer."""
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         super().on_headers_complete()
         self._has_headers = True  # not before: it raises when the first line is none
-        self.scope.update(connection=self, cycle=self.cycle, size=size)  # type: ignore[call-arg]
+        self.scope.update(connection=self, cycle=self.cycle, size=self._size + len(self.url))  # type: ignore[call-arg]
 
     @property
     def is_alone(self) -> bool:
@@ -212,6 +220,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         """Know that the request has been sent as a whole."""
+        if self.has_offer:
+            return  # the parser has not read its body
         self._is_whole = True
         self._stop_timer()
         super().on_message_complete()
@@ -266,8 +276,18 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     async def begin_stream(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the start of an answer of which nobody knows how long it will be."""
+        self._taking.stop()
         self._desk.mark(self._slot, State.ANSWERING)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def take_body(self, scope: Scope) -> bytearray | None:
+        """Return the body of a request; None when it is not all here, or nobody waits for an answer."""
+        cycle: RequestResponseCycle = scope["cycle"]
+        if cycle.more_body or cycle.disconnected:
+            return None
+        self.flow.resume_reading()
+        body, cycle.body = cycle.body, bytearray()
+        return body
 
     def wait_for(self, future: asyncio.Future[Any]) -> None:
         """Cancel what is waited for when the connection is lost."""
@@ -284,12 +304,19 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         """Know that the answer has been written."""
         self.waiting = None
-        self._watch()
+        self._taking.watch()
         self._desk.mark(self._slot, self._state())
         if self.pipeline and self._timer is not None:  # nothing was read of the next one meanwhile
             self._stop_timer()
             self._start_timer()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rest.begin()
         if self._desk.is_retiring:
             self.give_back()
 
@@ -303,19 +330,23 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             return State.ANSWERING
         return State.IDLE if self._is_whole else State.ASKED
 
-    def _watch(self) -> None:
-        """Look after a while whether some of what was written has been taken, and leave if not."""
-        size = self.transport.get_write_buffer_size()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        self._watcher = self.loop.call_later(self._limits.idle, self._look, size) if size else None
+    def pause_writing(self) -> None:
+        """Know that much was written and not taken; nothing is added to it until it has become less."""
+        super().pause_writing()
+        self._taking.watch()
 
-    def _look(self, before: int) -> None:
-        if self.transport.get_write_buffer_size() >= before:
-            self._is_given_back = False  # nobody can go on in the middle of an answer
-            self.transport.abort()
+    def resume_writing(self) -> None:
+        """Know that there is room again."""
+        super().resume_writing()
+        if self.cycle is None or self.cycle.response_complete:
+            self._taking.watch()
         else:
-            self._watch()
+            self._taking.stop()  # more is added to it from now on, so that its size tells nothing
+
+    def _leave(self) -> None:
+        """Leave a client in the middle of an answer, where nobody can go on."""
+        self._is_given_back = False
+        self.transport.abort()
 
     # Refusing -----------------------------------------------------------------------------------------------------
 
@@ -332,7 +363,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.write(raw_answer(code))
         self.transport.close()
-        self._watch()
+        self._taking.watch()
 
     def _start_timer(self) -> None:
         self.deadline = self.loop.time() + self._limits.send

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Collection
+from functools import lru_cache
 
 __all__ = ["LOCAL", "Hosts"]
 
@@ -50,6 +51,7 @@ class Hosts:
         return origin.lower() in (b"http://" + host.lower(), b"https://" + host.lower())
 
 
+@lru_cache(maxsize=64)
 def _name_of(header: bytes) -> str | None:
     """Return the name or address in a ``Host`` header, without the port."""
     text = header.decode("ascii", "replace").lower()

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from starlette.types import Send
 
-from replayml.serving.errors import ClientGoneError, EndedError, Refusal
+from replayml.serving.errors import ClientGoneError, EndedError
 from replayml.serving.messages.events import end_event, error_event
+from replayml.serving.worker.deadlines import Deadlines
 
 __all__ = ["Items", "Pump", "is_stream", "send_stream"]
 
@@ -115,7 +116,7 @@ class Pump:
         items: The items.
         run: Queues a function for the thread of the model.
         to_bytes: Makes an item into bytes.
-        patience: Seconds until an item has to be there.
+        deadlines: End the wait for an item that is not there in time.
         wait_with: Is given what is waited for; cancelling that ends the stream, for nobody wants more.
 
     Attributes:
@@ -128,13 +129,13 @@ class Pump:
         *,
         run: Callable[[Callable[[], None]], None],
         to_bytes: Callable[[Any], bytes],
-        patience: float,
+        deadlines: Deadlines,
         wait_with: Callable[[asyncio.Future[None]], None],
     ) -> None:
         self._items = items
         self._run = run
         self._to_bytes = to_bytes
-        self._patience = patience
+        self._deadlines = deadlines
         self._wait_with = wait_with
         self._loop = asyncio.get_running_loop()
         self._came: deque[bytes] = deque()
@@ -164,13 +165,13 @@ class Pump:
                 return b""
             self._waiter = self._loop.create_future()
             self._wait_with(self._waiter)
-            timer = self._loop.call_later(self._patience, _expire, self._waiter)
+            self._deadlines.add(self._waiter)
             try:
                 await self._waiter
             except asyncio.CancelledError:
                 raise ClientGoneError from None
             finally:
-                timer.cancel()
+                self._deadlines.discard(self._waiter)
                 self._waiter = None
         taken = b"".join(self._came)
         self.sent += len(self._came)
@@ -245,7 +246,7 @@ class Pump:
 
 
 async def send_stream(
-    pump: Pump, send: Send, *, failed: Callable[[Exception], bytes], is_lost: Callable[[], bool], patience: float
+    pump: Pump, send: Send, *, failed: Callable[[Exception], bytes], is_lost: Callable[[], bool]
 ) -> None:
     """Send a stream as the body of an answer, to its end.
 
@@ -254,10 +255,9 @@ async def send_stream(
         send: Takes messages of ASGI, and waits while the client takes nothing.
         failed: Returns the body of the error for what the iterator raised.
         is_lost: Tells whether the client has gone.
-        patience: Seconds until the client has to take something.
 
     Raises:
-        ClientGoneError: When it leaves, or takes nothing.
+        ClientGoneError: When it leaves, or was left since it takes too little.
     """
     try:
         is_whole = False
@@ -272,14 +272,6 @@ async def send_stream(
                 raise
             except Exception as error:  # noqa: BLE001 - whatever the iterator raised
                 is_whole, data = True, error_event(failed(error))
-            async with asyncio.timeout(patience):
-                await send({"type": "http.response.body", "body": data, "more_body": not is_whole})
-    except TimeoutError:
-        raise ClientGoneError from None
+            await send({"type": "http.response.body", "body": data, "more_body": not is_whole})
     finally:
         pump.close()
-
-
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(Refusal("too-late"))

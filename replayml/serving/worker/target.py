@@ -21,6 +21,7 @@ from torch import nn
 from replayml.core.errors import ConfigurationError
 from replayml.module.saving import load
 from replayml.serving.errors import Refusal
+from replayml.serving.messages.parameters import Parameters
 from replayml.serving.messages.schema import TensorSpec, describe_output, specs_of, taken
 from replayml.serving.messages.wire import decode
 from replayml.serving.packing.spec import Spec
@@ -46,7 +47,7 @@ class Target:
         output: The form of what it returns, as `replayml.serving.messages.schema.describe_output` tells it; of a
             stream, the form of its first item.
         example: The inputs that the service was given as an example; None where there are none.
-        names: What its positional arguments are called, as far as that is known.
+        takes: What its arguments are called, as far as that is known.
         is_stream: Whether its result comes item by item; None where that is not known.
         has_rows: Whether the first dimension of each input counts rows.
         is_batchable: Whether requests may run together.
@@ -64,14 +65,13 @@ class Target:
         self.is_batchable = spec.most_rows > 0
         for name in spec.imports:
             importlib.import_module(name)
-        self._function, forward, self.is_steady = _opened(spec)
+        self._function, self._forward, self.is_steady = _opened(spec)
         self._has_gradients = spec.kind == "function"
-        self._signature = _signature(forward)
         self.specs: tuple[TensorSpec, ...] | None = None
         self.output: Any = None
         self.example: Sequence[torch.Tensor] | None = None
-        self.names = _names(self._signature)
-        self.is_stream: bool | None = None
+        self.takes = Parameters(_signature(self._forward), None)
+        self.is_stream: bool | None = True if _yields(self._forward) else None
         if spec.example:
             self._rehearse(decode(bytearray(Path(spec.example).read_bytes())))
 
@@ -82,6 +82,7 @@ class Target:
 
     def _rehearse(self, example: Sequence[torch.Tensor]) -> None:
         self.specs = specs_of(example, any_rows=self.has_rows)
+        self.takes = Parameters(_signature(_asked(self._forward)), len(self.specs))
         self.example = example
         rows = example[0].shape[0] if self.has_rows else None
         result = self(*(value.clone() for value in example))
@@ -113,18 +114,13 @@ class Target:
             raise Refusal("wrong-arguments", {"expected": "a list as args, an object as kwargs"})
         if any(type(name) is not str for name in kwargs):
             raise Refusal("wrong-arguments", {"expected": "names as keys of kwargs"})
-        if (self.specs is None or kwargs) and self._signature is not None:
-            try:
-                bound = self._signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise Refusal("wrong-arguments", {"found": str(error)}) from error
-            args, kwargs = bound.args, bound.kwargs
         if self.specs is None:
+            args, kwargs = self.takes.bound(args, kwargs)
             return tuple(args), kwargs, None
-        if kwargs:
-            raise Refusal("wrong-arguments", {"found": f"arguments by name: {', '.join(sorted(kwargs))[:200]}"})
+        if kwargs or len(args) != len(self.specs):
+            args, kwargs = self.takes.placed(args, kwargs)
         checked = taken(self.specs, args, any_rows=self.has_rows)
-        return checked, {}, checked[0].shape[0] if self.is_batchable and checked else None
+        return checked, kwargs, checked[0].shape[0] if self.is_batchable and checked else None
 
 
 def _opened(spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], bool]:
@@ -153,12 +149,25 @@ def _found(place: str) -> Any:
     return found
 
 
-def _names(signature: inspect.Signature | None) -> tuple[str, ...]:
-    """Return what the positional arguments are called."""
-    if signature is None:
-        return ()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(name for name, parameter in signature.parameters.items() if parameter.kind in positional)
+def _asked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what gets the arguments of a call: of a module that hands them on as they are, the one that it asks."""
+    while _hands_on(forward):
+        asked = getattr(getattr(forward, "__self__", None), "_asks", lambda: None)()
+        if asked is None:
+            break
+        forward = getattr(asked, "forward", asked)
+    return forward
+
+
+def _hands_on(forward: Callable[..., Any]) -> bool:
+    """Tell whether a signature says nothing but that there are arguments."""
+    signature = _signature(forward)
+    kinds = {parameter.kind for parameter in signature.parameters.values()} if signature is not None else set()
+    return {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
+
+
+def _yields(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

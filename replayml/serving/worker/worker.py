@@ -29,6 +29,7 @@ from typing import Any, cast
 import torch
 import uvicorn
 
+from replayml.serving.errors import text_of
 from replayml.serving.limits import ServeLimits
 from replayml.serving.packing.spec import Spec
 from replayml.serving.worker.app import Service
@@ -102,7 +103,7 @@ def main(arguments: list[str], engine: Engine) -> int:
         target = engine.open(spec)
     except Exception as error:  # noqa: BLE001 - whatever the user's module raises is told to whoever started it
         _log.exception("%s could not be loaded", spec.title)
-        desk.tell("failed", text=fitting(f"{type(error).__name__}: {error}"))
+        desk.tell("failed", text=fitting(f"{type(error).__name__}: {text_of(error)}"))
         return EXIT_FAILED
     gc.freeze()  # what was loaded stays; looking through all of it would stop the service for a tenth of a second
     channel.setblocking(False)
@@ -120,7 +121,9 @@ def _die_with(parent: int) -> None:
 
 def _start_log(path: str) -> None:
     """Send the log to a file, or to the standard error."""
-    handler = logging.FileHandler(path) if path not in ("", "-") else logging.StreamHandler()
+    handler: logging.Handler = logging.StreamHandler()
+    if path not in ("", "-"):
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")  # texts of users have anything
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s"))
     for name in ("replayml.serving", "uvicorn.error"):
         logger = logging.getLogger(name)
@@ -147,7 +150,6 @@ async def _serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=int(limits.idle),
         timeout_graceful_shutdown=int(limits.drain),
     )
     server = Server(config, service, desk, limits)
@@ -248,8 +250,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer what came, and return the connections on which nothing is under way."""
-        if self._desk.is_retiring:  # what is under way is finished; the supervisor ends what takes too long
-            await self._leave()
+        if self._leaving is not None:
+            await self._leaving
             return
         self._service.is_draining = True
         self._desk.tell("draining")
@@ -259,10 +261,14 @@ class Server(uvicorn.Server):
         end = asyncio.get_running_loop().time() + _LINGER
         while self.server_state.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_STEP)  # who is between two requests learns with the next answer that it was the last
-        self._retire()
+        await self._retire()
+
+    async def _leave(self) -> None:
+        """Wait until nothing is under way, or takes too long: that is given up, and streams are closed."""
         try:
             async with asyncio.timeout(self._limits.drain):
-                await self._leave()
+                while self.server_state.connections or self._adopting:
+                    await asyncio.sleep(_STEP)
         except TimeoutError:
             _log.error("requests that ran for more than %g s are given up", self._limits.drain)
             tasks = list(self.server_state.tasks)
@@ -270,13 +276,9 @@ class Server(uvicorn.Server):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._service.close()
-
-    async def _leave(self) -> None:
-        while self.server_state.connections or self._adopting:
-            await asyncio.sleep(_STEP)
         self.should_exit = True
 
-    def _retire(self) -> None:
+    def _retire(self) -> asyncio.Task[None]:
         """Return each connection, now or when what is under way on it is finished, and end then."""
         self._desk.is_retiring = True
         loop = asyncio.get_running_loop()
@@ -286,6 +288,7 @@ class Server(uvicorn.Server):
             cast(Connection, connection).give_back()
         self._desk.tell("retired")
         self._leaving = loop.create_task(self._leave())
+        return self._leaving
 
     def _adopt(self, connection: socket.socket, *, is_given: bool = False, is_question: bool = False) -> None:
         """Serve a connection."""
