@@ -293,8 +293,8 @@ def test_stopping_lets_requests_finish_and_leaves_nothing(cluster: Cluster) -> N
     assert started.issuperset(service.pids)
     backend = running_of(service).backend
     assert isinstance(backend, RayBackend)
-    assert backend._cluster is not None
-    folder = backend._cluster._folder
+    assert backend._conductor is not None
+    folder = backend._conductor._folder
     assert folder.exists()
     with Line(cluster.url, timeout=300) as busy, ThreadPoolExecutor(1) as pool:
         pid = cluster.begin(busy)

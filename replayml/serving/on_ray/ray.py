@@ -48,7 +48,7 @@ from replayml.core.errors import ConfigurationError
 from replayml.serving.backend import Pack
 from replayml.serving.errors import ServingError
 from replayml.serving.on_ray.autoscaling import Autoscaling
-from replayml.serving.on_ray.cluster import Cluster, ray_problem
+from replayml.serving.on_ray.conductor import Conductor, ray_problem
 from replayml.serving.packing.spec import Spec
 from replayml.serving.supervising.supervisor import Supervisor
 
@@ -78,7 +78,7 @@ class RayBackend:
         self._spec = spec
         self._scaling = Autoscaling.of(autoscaling, replicas=replicas)
         self._front = Supervisor(replace(spec, program=_FRONT), replicas=1, port=port)
-        self._cluster: Cluster | None = None
+        self._conductor: Conductor | None = None
         self._openings = 0
         self._current: list[int] = []
         self._is_stopping = False
@@ -96,8 +96,8 @@ class RayBackend:
     @property
     def is_running(self) -> bool:
         """Whether it was started and not stopped."""
-        cluster = self._cluster
-        return self._front.is_running and cluster is not None and cluster.is_alive
+        conductor = self._conductor
+        return self._front.is_running and conductor is not None and conductor.is_alive
 
     @property
     def version(self) -> int:
@@ -153,9 +153,9 @@ class RayBackend:
             folder: Where the front finds what it has to know.
             made: Takes the number of the opening.
         """
-        if self._cluster is None:
-            self._cluster = Cluster(self._spec, self._scaling)
-        cluster = self._cluster
+        if self._conductor is None:
+            self._conductor = Conductor(self._spec, self._scaling)
+        conductor = self._conductor
         self._openings += 1
         made.append(self._openings)
         files = {"example": spec.example} if spec.example else {}
@@ -163,13 +163,13 @@ class RayBackend:
             files["model"] = spec.place
         paths = tuple(str(Path(path).absolute()) for path in sys.path)
         told = replace(spec, token=None, owner=None, log="", folder="", sys_path=paths)
-        cluster.ask("offer", opening=made[0], spec=asdict(told), files=files)
+        conductor.ask("offer", opening=made[0], spec=asdict(told), files=files)
         if self._current:
-            self._try_out(cluster, made[0], spec.title)
-        cluster.ask("hold", openings=self._current + made)
-        facts = self._facts(cluster, made[0], spec.title)
+            self._try_out(conductor, made[0], spec.title)
+        conductor.ask("hold", openings=self._current + made)
+        facts = self._facts(conductor, made[0], spec.title)
         front = folder / "front.json"
-        front.write_bytes(orjson.dumps({"place": {**cluster.place, "opening": made[0]}, "facts": facts}))
+        front.write_bytes(orjson.dumps({"place": {**conductor.place, "opening": made[0]}, "facts": facts}))
         return replace(
             spec,
             kind="remote",
@@ -178,22 +178,22 @@ class RayBackend:
             trust=(),
             renames={},
             owners={},
-            environment=cluster.environment,
+            environment=conductor.environment,
         )
 
     def _keep(self, openings: list[int], dropped: list[int]) -> None:
         """Let the replicas hold nothing else."""
-        cluster = self._cluster
-        if cluster is not None:
-            cluster.ask("hold", openings=openings)
+        conductor = self._conductor
+        if conductor is not None:
+            conductor.ask("hold", openings=openings)
             for opening in dropped:
-                cluster.ask("withdraw", opening=opening)
+                conductor.ask("withdraw", opening=opening)
 
-    def _try_out(self, cluster: Cluster, opening: int, title: str) -> None:
+    def _try_out(self, conductor: Conductor, opening: int, title: str) -> None:
         """Find out, beside the replicas, whether something can be opened: it may end the process that opens it."""
-        cluster.ask("try_out", opening=opening)
+        conductor.ask("try_out", opening=opening)
         end = time.monotonic() + self._spec.limits.start
-        while (failure := cluster.ask("tried")) is None:
+        while (failure := conductor.ask("tried")) is None:
             self._go_on(title)
             if time.monotonic() > end:
                 raise self._failed(title, f"It was not ready within {self._spec.limits.start:g} s.")
@@ -206,11 +206,11 @@ class RayBackend:
         if self._is_stopping or not self._front.is_running:
             raise self._failed(title, "The service was stopped.")
 
-    def _facts(self, cluster: Cluster, opening: int, title: str) -> Any:
+    def _facts(self, conductor: Conductor, opening: int, title: str) -> Any:
         """Wait until every replica has opened something, and return what is to be known of it."""
         end = time.monotonic() + self._spec.limits.start
         while True:
-            state = cluster.ask("state", opening=opening)
+            state = conductor.ask("state", opening=opening)
             failures = [f"{text} (in replica {name})" for name, text in state["notes"].items() if text]
             running = state["running"]
             if not failures and len(running) >= self._scaling.min_replicas and running.keys() <= state["notes"].keys():
@@ -235,11 +235,11 @@ class RayBackend:
 
     def _running(self) -> dict[str, int]:
         """Return the processes of the replicas that run, by name; 0 for one on another machine."""
-        cluster = self._cluster
-        if cluster is None or not self._current:
+        conductor = self._conductor
+        if conductor is None or not self._current:
             return {}
         try:
-            running: dict[str, int] = cluster.ask("state", opening=self._current[0])["running"]
+            running: dict[str, int] = conductor.ask("state", opening=self._current[0])["running"]
         except ServingError:
             return {}  # it was stopped
         return running
@@ -263,9 +263,9 @@ class RayBackend:
         try:
             self._front.stop(drain=drain)
         finally:
-            cluster, self._cluster = self._cluster, None
-            if cluster is not None:
-                cluster.end(drain=drain)
+            conductor, self._conductor = self._conductor, None
+            if conductor is not None:
+                conductor.end(drain=drain)
 
 
 def require_ray() -> None:

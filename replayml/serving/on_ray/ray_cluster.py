@@ -30,7 +30,7 @@ from typing import Any
 import orjson
 
 from replayml.serving.errors import text_of
-from replayml.serving.on_ray.cluster import end_session
+from replayml.serving.on_ray.conductor import end_session
 from replayml.serving.on_ray.ray_replica import Keeper, Probe, RayActorError, Replica, ray, serve
 
 __all__ = ["Conductor"]

@@ -281,8 +281,7 @@ class Crew:
             else:
                 shut(connection)
         worker.close()
-        for path in (self._folder / "metrics").glob(f"gauge_live*_{worker.pid}.db"):
-            path.unlink(missing_ok=True)
+        (self._folder / "metrics" / f"{worker.pid}.waiting").unlink(missing_ok=True)  # nothing waits for it any more
         if worker.version is self._trial:
             text = f"Its process ended with {code} before it was ready; see its log."
             self._reject(worker.version, worker.failure or text)

@@ -29,8 +29,6 @@ from replayml.serving.worker.desk import MessageError, State, open_table, receiv
 
 __all__ = ["Version", "Worker", "surroundings"]
 
-_METRICS = "PROMETHEUS_MULTIPROC_DIR"
-
 
 @dataclass(eq=False)
 class Version:
@@ -268,14 +266,13 @@ def surroundings() -> dict[str, str]:
 
 def _spawn(spec: Spec, listener: int, channel: int) -> subprocess.Popen[bytes]:
     """Start a process, which reads its spec from a pipe."""
-    environment = {**surroundings(), **spec.environment, _METRICS: str(Path(spec.folder) / "metrics")}
     process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed words and two numbers
         [sys.executable, "-m", spec.program, str(listener), str(channel)],
         stdin=subprocess.PIPE,
         bufsize=0,
         stdout=None if not spec.log else subprocess.DEVNULL,
         pass_fds=(listener, channel),
-        env=environment,
+        env={**surroundings(), **spec.environment},
         start_new_session=True,  # an interrupt at the terminal is for the program, which stops the worker
     )
     assert process.stdin is not None

@@ -31,7 +31,7 @@ from replayml.serving.messages.openapi import openapi
 from replayml.serving.messages.wire import decode, encode, plain
 from replayml.serving.worker.batching import Batcher
 from replayml.serving.worker.deadlines import Deadlines
-from replayml.serving.worker.exchange import JSON, TENSORS, Answer, Request, Streamed, read_json, refused
+from replayml.serving.worker.exchange import JSON, TENSORS, Reply, Request, Streamed, read_json, refused
 from replayml.serving.worker.hosts import Hosts
 from replayml.serving.worker.metrics import Metrics
 from replayml.serving.worker.page import read_page
@@ -104,7 +104,7 @@ class Service:
         self._batcher.join(_LAST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Reply a request."""
         if scope["type"] != "http":
             return
         started = time.perf_counter()
@@ -131,10 +131,9 @@ class Service:
             status = 499
         finally:
             seconds = time.perf_counter() - started
-            route = scope["path"] if scope["path"] in self._routes else "other"
             is_own = request.connection.is_own
             if not is_own:
-                self._metrics.count(route, status, seconds)
+                self._metrics.count(scope["path"], status, seconds)
             if not is_own and _access.isEnabledFor(logging.INFO):
                 client = scope.get("client")
                 line = {
@@ -160,7 +159,7 @@ class Service:
         await request.connection.answer(request.scope, send, response)
 
     async def _send_stream(self, stream: Streamed, request: Request, send: Send) -> str | None:
-        """Answer with a stream; return the code of the error that ended it, if one did."""
+        """Reply with a stream; return the code of the error that ended it, if one did."""
         codes: list[str] = []
 
         def failed(error: Exception) -> bytes:
@@ -214,14 +213,14 @@ class Service:
     # Routes -------------------------------------------------------------------------------------------------------
 
     async def _healthz(self, request: Request) -> Response:
-        return Answer(b'{"alive":true}')
+        return Reply(b'{"alive":true}')
 
     async def _readyz(self, request: Request) -> Response:
         if self.is_draining:
             raise Refusal("draining")
         if self._batcher.busy_for > self._limits.answer:
             raise Refusal("not-ready")
-        return Answer(b'{"ready":true,"version":%b}' % self._version)
+        return Reply(b'{"ready":true,"version":%b}' % self._version)
 
     async def _show_page(self, request: Request) -> Response:
         content, headers = self._page
@@ -230,12 +229,12 @@ class Service:
         return response
 
     async def _show_schema(self, request: Request) -> Response:
-        return Answer(self._schema)
+        return Reply(self._schema)
 
     async def _show_metrics(self, request: Request) -> Response:
         self._metrics.waiting(self._batcher.waiting)
         content, kind = self._metrics.text()
-        return Answer(content, kind=kind.encode())
+        return Reply(content, kind=kind.encode())
 
     async def _predict(self, request: Request) -> Response | Streamed:
         kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -255,7 +254,7 @@ class Service:
             return Streamed(result, is_typed)
         write = encode if is_typed else _as_json
         data = _written(write, result, f"request {request.id}: the result")
-        return Answer(data, kind=TENSORS if is_typed else JSON)
+        return Reply(data, kind=TENSORS if is_typed else JSON)
 
     async def _body(self, request: Request) -> bytes | bytearray:
         """Return the body, no longer than it may be."""

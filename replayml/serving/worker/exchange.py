@@ -19,7 +19,7 @@ from replayml.serving.messages.wire import MEDIA_TYPE
 from replayml.serving.worker.connection import Connection
 from replayml.serving.worker.streaming import Items
 
-__all__ = ["JSON", "TENSORS", "Answer", "Request", "Streamed", "read_json", "refused"]
+__all__ = ["JSON", "TENSORS", "Reply", "Request", "Streamed", "read_json", "refused"]
 
 JSON, TENSORS = b"application/json", MEDIA_TYPE.encode()
 """The types of a body."""
@@ -59,7 +59,7 @@ class Request(NamedTuple):
         return value
 
 
-class Answer(Response):
+class Reply(Response):
     """An answer that is there as a whole; starlette would look through headers that nobody gave.
 
     Args:
@@ -89,7 +89,7 @@ class Streamed(NamedTuple):
 
 def refused(refusal: Refusal, request: Request) -> Response:
     """Return the answer with a code."""
-    response = Answer(error_body(refusal.code, request.id, refusal.detail), refusal.status)
+    response = Reply(error_body(refusal.code, request.id, refusal.detail), refusal.status)
     if refusal.code in _RETRY_AFTER:
         response.raw_headers.append((b"retry-after", _RETRY_AFTER[refusal.code]))
     if refusal.code == "wrong-method" and refusal.detail is not None:

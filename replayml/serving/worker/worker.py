@@ -136,7 +136,7 @@ def _start_log(path: str) -> None:
 async def _serve(
     spec: Spec, target: Target, engine: Engine, desk: Desk, listener: socket.socket, channel: socket.socket
 ) -> None:
-    metrics = Metrics()
+    metrics = Metrics(Path(spec.folder) / "metrics")
     limits = spec.limits
     batcher = engine.batcher(target, spec, metrics.ran)
     hosts = Hosts(spec.host, spec.hosts)

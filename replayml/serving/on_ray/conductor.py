@@ -34,7 +34,7 @@ from replayml.serving.on_ray.autoscaling import Autoscaling
 from replayml.serving.packing.spec import Spec
 from replayml.serving.supervising.process import surroundings
 
-__all__ = ["Cluster", "end_session", "ray_problem"]
+__all__ = ["Conductor", "end_session", "ray_problem"]
 
 _CONDUCTOR = "replayml.serving.on_ray.ray_cluster"
 _PIECE = 2**16
@@ -46,7 +46,7 @@ _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What makes Ray listen on this machine's own address alone, as it does on those systems."""
 
 
-class Cluster:
+class Conductor:
     """The conductor, as the program sees it.
 
     Args:
