@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import jsonschema_rs
 import pytest
 import requests
 import schemathesis
@@ -129,6 +130,30 @@ def test_the_answers_are_those_of_the_document(service: ServerModule, mode: Gene
             )
             run()
     assert answered["/predict"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "is_right"),
+    [
+        ([], {}, True),
+        ([2], {}, True),
+        ([2], {"tag": "a"}, True),
+        ([], {"by": 2, "tag": "a"}, True),
+        ([2], {"by": 2}, False),
+        ([2, 3], {}, False),
+        ([], {"bye": 2}, False),
+    ],
+)
+def test_further_arguments_are_taken_as_the_document_says(
+    named: ServerModule, args: list[Any], kwargs: dict[str, Any], is_right: bool
+) -> None:
+    """What is given both by position and by name, or unknown, is wrong by the document and refused."""
+    content = document(named)["paths"]["/predict"]["post"]["requestBody"]["content"]
+    body = {"args": [[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], *args], "kwargs": kwargs}
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    reply = httpx2.post(named.url + "/predict", json=body, headers=headers, timeout=60)
+    assert reply.status_code == (200 if is_right else 422)
+    assert jsonschema_rs.is_valid(content["application/json"]["schema"], body) == is_right
 
 
 def test_other_methods_are_refused_as_the_document_says(typed: ServerModule) -> None:

@@ -237,8 +237,17 @@ def input_schema(specs: Sequence[TensorSpec] | None, takes: Parameters) -> dict[
             "properties": {name: _default(takes.by_name[name]) for name in takes.by_name},
             "additionalProperties": takes.has_further,
         }
+    if takes.by_position:
+        behind = range(len(specs) + 1, len(specs) + len(takes.by_position) + 1)
+        schema["allOf"] = [{"not": _both(count, name)} for count, name in zip(behind, takes.by_position, strict=True)]
     schema["required"] = ["args"]
     return schema
+
+
+def _both(count: int, name: str) -> dict[str, Any]:
+    """Return the schema of a body that gives an argument by position, as one of so many, and by name."""
+    by_position, by_name = {"minItems": count}, {"required": [name]}
+    return {"properties": {"args": by_position, "kwargs": by_name}, "required": ["args", "kwargs"]}
 
 
 def _default(value: Any) -> dict[str, Any]:
