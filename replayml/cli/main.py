@@ -209,6 +209,7 @@ def status_(
 def _serving(command: str) -> ModuleType:
     """Return the module of a command that needs an extra, which the others do not."""
     try:
+        importlib.import_module("replayml.serving")  # which tells what is missing, and how to install it
         return importlib.import_module(f"replayml.cli.{command}")
     except ModuleNotFoundError as error:
         typer.echo(str(error), err=True)

@@ -77,7 +77,7 @@ CODES: Mapping[str, Answer] = MappingProxyType(
         "wrong-shape": Answer(422, "An input has another shape than the module takes; /schema tells it."),
         "wrong-dtype": Answer(422, "An input has another dtype than the module takes; /schema tells it."),
         "headers-too-large": Answer(431, "The headers are too large; send fewer or shorter ones."),
-        "raised": Answer(500, "The module raised an exception."),
+        "raised": Answer(500, "The module raised an exception; see the service's log, under the request's id."),
         "no-form": Answer(500, "The module returned something that cannot be sent; see the log of the service."),
         "not-finite": Answer(500, "The result holds NaN or Infinity, which JSON has no form for; ask for tensors."),
         "internal": Answer(500, "The service has a fault; see its log, under the id of this request."),

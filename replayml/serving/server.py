@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from replayml.core.errors import ConfigurationError, RecipeError
@@ -65,9 +66,9 @@ class ServerModule(Module):
 
     Args:
         module: What to serve: a built model, a module without weights (such as a flow), or a function of a module.
-        example: The inputs of one call, as a tensor or a tuple of tensors. Requests are checked against their shapes
-            and dtypes, and `/schema` tells them; without ``batch`` a request has as many rows as the example. Further
-            arguments of ``forward`` are taken as they come, and such a request runs alone.
+        example: The inputs of one call: a tensor or an array, or a tuple of such. Requests are checked against their
+            shapes and dtypes, and `/schema` tells them; without ``batch`` a request has as many rows as the example.
+            Further arguments of ``forward`` are taken as they come, and such a request runs alone.
         batch: Whether requests may have any number of rows, and run together; a number says how many rows at most. It
             needs an example.
         max_wait: Seconds to wait for further requests where there are two or more; a lone one never waits.
@@ -104,7 +105,7 @@ class ServerModule(Module):
         self,
         module: Any,
         *,
-        example: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        example: torch.Tensor | np.ndarray[Any, Any] | Sequence[torch.Tensor | np.ndarray[Any, Any]] | None = None,
         batch: bool | int = False,
         max_wait: float = 0.0,
         replicas: int = 1,
@@ -121,7 +122,7 @@ class ServerModule(Module):
     ) -> None:
         """Say what to serve, and how; `help` of the class tells each argument. Nothing runs before `start`."""
         self.module = module
-        inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example or ())
+        inputs = _inputs(example)
         most_rows = _ROWS if batch is True else int(batch)
         for what, value, least in (("batch", most_rows, 0), ("max_wait", max_wait, 0), ("replicas", replicas, 1)):
             if value < least:
@@ -303,6 +304,12 @@ class ServerModule(Module):
             text = "This service does not run. Call start() first."
             raise serving_error(Problem("not-started", text, f"{type(self).__name__}.{what}"))
         return client
+
+
+def _inputs(example: Any) -> tuple[Any, ...]:
+    """Return the inputs of an example, as tensors where they are arrays."""
+    given = (example,) if isinstance(example, (torch.Tensor, np.ndarray)) else () if example is None else tuple(example)
+    return tuple(torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in given)
 
 
 def _without_options(error: RecipeError) -> RecipeError:

@@ -103,6 +103,11 @@ class Picky(replayml.Module):
         return {"y": self.layer(x), "rows": torch.full((len(x),), len(x))}
 
 
+def named(**kwargs: Any) -> Any:
+    """Return the arguments by name."""
+    return kwargs
+
+
 class Named(replayml.Module):
     """A module that takes further arguments besides its input, and returns them."""
 

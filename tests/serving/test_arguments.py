@@ -74,6 +74,27 @@ def test_what_the_module_does_not_take_is_refused(
         given(named)
 
 
+def test_names_for_the_program_are_not_for_callers() -> None:
+    """A caller leaves out no step of a flow; a name may be one of Python's own."""
+    flow = replayml.pipeline(first=services.echo, second=services.echo)
+    with running(ServerModule(flow)) as service, running(ServerModule(services.named)) as free:
+        for options in ({"_skip_items": ["second"]}, {"_kept_items": ["first"]}):
+            with pytest.raises(RefusedError, match=r"\[wrong-arguments\] .*_items, which is for the program alone"):
+                service(1, **options)
+            body = json.dumps({"args": [1], "kwargs": options}).encode()
+            assert ask(service.url, body=body).code == "wrong-arguments"
+        assert "_skip_items" not in json.dumps(ask(service.url, "/schema").json)
+        assert service(1) == 1
+        assert ask(free.url, body=b'{"kwargs": {"self": 1, "args": 2}}').json == {"result": {"self": 1, "args": 2}}
+
+
+def test_a_long_name_is_not_told_as_a_whole(named: ServerModule) -> None:
+    """What is wrong in a request stands in the answer, but no more of it than a line."""
+    body = json.dumps({"args": [ROW.tolist()], "kwargs": {"x" * 100_000: 1}}).encode()
+    reply = ask(named.url, body=body)
+    assert (reply.code, len(reply.body) < 2000) == ("wrong-arguments", True)
+
+
 def test_the_document_tells_the_further_arguments(named: ServerModule) -> None:
     """Their names and defaults stand in `/schema`, and JSON gives them by name or by position."""
     body = ask(named.url, "/schema").json["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]

@@ -61,7 +61,7 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "ray", None)
     service = ServerModule(services.echo, backend="ray")
     with pytest.raises(
-        ConfigurationError, match=r'needs Ray, which is not installed. .* pip install "replayml\[ray\]"'
+        ModuleNotFoundError, match=r"needs ray, which is not installed. .* pip install 'replayml\[ray\]'"
     ):
         service.start()
 

@@ -175,6 +175,37 @@ def test_what_comes_in_several_turns_of_the_event_loop_runs_at_once() -> None:
     _in_a_loop(test)
 
 
+def test_nobody_waits_for_more_than_a_batch() -> None:
+    """Where each turn of the event loop brings more, what is there runs when it is a batch; nobody is refused."""
+
+    async def test() -> None:
+        places: set[int] = set()
+
+        def function(x: torch.Tensor) -> torch.Tensor:
+            places.add(threading.get_ident())
+            return x
+
+        batcher = _batcher(function, rows=8, room=4)
+        turns = 0
+        while places != {threading.get_ident()}:  # until all of it ran in the event loop
+            await _run(batcher, torch.zeros(1, 1))
+            places.clear()
+            futures = []
+            turns = 0
+            try:
+                while not futures or not futures[0].done():
+                    futures.append(batcher.submit((torch.zeros(1, 1),), {}, 1))
+                    await asyncio.sleep(0)
+                    turns += 1
+            except Refusal:  # so many wait for the thread
+                places.add(0)
+            await asyncio.gather(*futures)
+        assert turns <= 10
+        batcher.close()
+
+    _in_a_loop(test)
+
+
 def test_there_is_room_for_so_many() -> None:
     """Further requests are refused, wherever the others wait."""
 

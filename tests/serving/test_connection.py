@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -184,6 +185,38 @@ def test_who_takes_an_answer_drop_by_drop_is_left(rate: int, is_whole: bool) -> 
         assert service(1) == 1
 
 
+def test_who_takes_an_answer_slowly_but_steadily_gets_it() -> None:
+    """What the system holds of an answer counts as well: it is taken while the buffer of the service stays as it is."""
+    limits = {"idle": 5.0}
+    with running(ServerModule(services.echo, limits=limits)) as service, Line(service.url) as line:
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        line.send(request(line.host, body=json.dumps({"args": ["x" * 15_000_000]}).encode()))
+        taken = 0
+        end = time.monotonic() + 12.0
+        while taken < 15_000_000 and (data := line.socket.recv(2**14)):
+            taken += len(data)
+            time.sleep(0.15 if time.monotonic() < end else 0.0)
+        assert taken >= 15_000_000
+
+
+def test_requests_that_wait_on_one_connection_take_little_memory(echo: ServerModule) -> None:
+    """No more is read of a connection than is being answered, however much was sent."""
+    count = 100_000
+    (pid,) = echo.pids
+    worker = psutil.Process(pid)
+    before = worker.memory_info().rss
+    with Line(echo.url) as line, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(line.send, request(line.host, "/healthz") * count)
+        answered, rest, most = 0, b"", 0
+        while answered < count:
+            data = rest + line.socket.recv(2**18)
+            answered += data.count(b"HTTP/1.1 200")
+            rest = data[-11:] if not data.endswith(b"HTTP/1.1 200") else b""
+            most = max(most, worker.memory_info().rss)
+        sending.result()
+    assert most - before < 60 * 2**20
+
+
 OFFERS = [
     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\nSec-WebSocket-Version: 13",
@@ -225,6 +258,19 @@ def test_an_offer_of_another_protocol_changes_nothing(echo: ServerModule, offer:
         numbers = [{"result": list(range(count))} for count in (2, 3, 4)]
         assert replies == [*numbers, {"alive": True}, {"alive": True}, {"result": [0, 1, 2, 3, 4]}, {"result": [0, 1]}]
         assert line.ask(body=_numbers(1)).json == {"result": [0]}
+
+
+@pytest.mark.parametrize("is_closing", [True, False])
+def test_what_follows_the_last_request_takes_no_answer_along(echo: ServerModule, is_closing: bool) -> None:
+    """An offer, and then a request that closes the connection, are answered whatever is sent behind them."""
+    offer = OFFERS[0].replace("Upgrade, ", "Upgrade, close, ") if is_closing else OFFERS[0]
+    with Line(echo.url) as line:
+        last = b"" if is_closing else request(line.host, body=_numbers(2), connection="close")
+        line.send(_offering(request(line.host, body=_numbers(1)), offer) + last + b"junk")
+        assert line.reply().json == {"result": [0]}
+        if not is_closing:
+            assert line.reply().json == {"result": [0, 1]}
+        assert line.is_closed()
 
 
 def test_what_is_wrong_behind_an_offer_is_refused(echo: ServerModule) -> None:

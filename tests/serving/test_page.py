@@ -281,7 +281,7 @@ def test_an_error_in_a_stream_is_shown(page: Page, playing: ServerModule) -> Non
     page.write("text-arguments", '["fail", 2]')
     page.run()
     assert page.text("items").split() == ["0", "1"]
-    assert page.text("error").startswith("raised The module raised an exception.")
+    assert page.text("error").startswith("raised The module raised an exception; see the service's log")
 
 
 def test_a_stream_is_stopped(page: Page, playing: ServerModule, tmp_path: Path) -> None:

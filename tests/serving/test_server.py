@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from torch import nn
 import replayml
 from replayml.core.errors import ArgumentError, ConfigurationError, NotBuiltError, RecipeError
 from replayml.lifecycle.flows import pipeline
-from replayml.serving.errors import LateError, RefusedError, ServingError, UnavailableError
+from replayml.serving.errors import CODES, LateError, RefusedError, ServingError, UnavailableError
 from replayml.serving.server import ServerModule, UrlModule
 from tests.serving import services
 from tests.serving.http import Line, ask
@@ -151,14 +152,14 @@ def test_what_is_raised_is_told_to_the_own_program_only(failing: ServerModule) -
     """Another caller gets the code, the fixed text and the id."""
     reply = ask(failing.url, body=b'{"args": ["value"]}', **{"x-replayml-owner": "00"})
     assert reply.json["error"].keys() == {"code", "text", "id"}
-    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception. \(http"):
+    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception; .* \(http"):
         UrlModule(failing.url)("value")
 
 
 @pytest.mark.parametrize("name", ["secret", "exit"])
 def test_other_exceptions_stay_in_the_service(failing: ServerModule, name: str) -> None:
     """Of an exception of the user's own only the fixed text leaves the service, which goes on."""
-    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception. \(http") as found:
+    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception; .* \(http") as found:
         failing(name)
     assert "password" not in str(found.value)
     with pytest.raises(ValueError, match="no such row"):
@@ -460,7 +461,7 @@ def test_every_answer_has_its_request_id_in_the_log(tmp_path: Path) -> None:
     finally:
         service.stop()
     request_id = reply.headers["x-request-id"]
-    assert reply.json == {"error": {"code": "raised", "text": "The module raised an exception.", "id": request_id}}
+    assert reply.json == {"error": {"code": "raised", "text": CODES["raised"].text, "id": request_id}}
     text = log.read_text()
     assert "the password is 1234" in text
     lines = [json.loads(line[line.index("{") :]) for line in text.splitlines() if '{"id"' in line]
@@ -490,6 +491,15 @@ def test_a_call_ends_in_time() -> None:
         assert isinstance(found.value, TimeoutError)
     finally:
         service.stop()
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, lambda array: (array,)])
+def test_an_example_may_hold_arrays(wrap: Any) -> None:
+    """An example of NumPy arrays is one of tensors."""
+    example = np.zeros((1, 2), dtype=np.float32)
+    with running(ServerModule(services.Shift(2).build(), example=wrap(example), batch=True)) as service:
+        assert ask(service.url, body=b'{"args": [[[1.0, 2.0], [3.0, 4.0]]]}').status == 200
+        assert ask(service.url, body=b'{"args": [[[1.0]]]}').code == "wrong-shape"
 
 
 def test_wrong_inputs_are_refused_by_name(batched: ServerModule) -> None:

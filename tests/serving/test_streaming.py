@@ -29,7 +29,7 @@ from replayml.cli.main import main
 from replayml.core.errors import ConfigurationError
 from replayml.lifecycle.flows import pipeline
 from replayml.serving.calling.client import Client
-from replayml.serving.errors import LateError, ServingError, UnavailableError
+from replayml.serving.errors import CODES, LateError, ServingError, UnavailableError
 from replayml.serving.messages.events import EventReader, TooLongError, end_event, error_event, item_event
 from replayml.serving.messages.wire import MEDIA_TYPE
 from replayml.serving.server import ServerModule, UrlModule
@@ -211,11 +211,11 @@ def test_another_program_gets_code_text_and_id(service: ServerModule) -> None:
     *items, (name, data) = events(service.url, "fail", 1)
     assert (items, name) == ([("item", {"result": 0})], "error")
     assert data["error"].keys() == {"code", "text", "id"}
-    assert (data["error"]["code"], data["error"]["text"]) == ("raised", "The module raised an exception.")
+    assert (data["error"]["code"], data["error"]["text"]) == ("raised", CODES["raised"].text)
     remote = UrlModule(service.url)
     found = remote("fail", 1)
     assert next(found) == 0
-    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception. \(http"):
+    with pytest.raises(ServingError, match=r"^\[raised\] The module raised an exception; .* \(http"):
         next(found)
     remote.close()
 

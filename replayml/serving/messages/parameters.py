@@ -57,7 +57,8 @@ class Parameters:
         behind = [] if inputs is None else [each for each in found if each.kind in _BY_POSITION][inputs:]
         further = [each for each in behind if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         self.by_position = tuple(each.name for each in further) if further == behind else ()
-        further += [each for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY and inputs is not None]
+        by_name = [each for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY and inputs is not None]
+        further += [each for each in by_name if not each.name.startswith("_")]
         self.by_name: Mapping[str, Any] = {each.name: each.default for each in further}
         self._inputs = inputs or 0
 
@@ -72,7 +73,7 @@ class Parameters:
         try:
             found = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise Refusal("wrong-arguments", {"expected": self._text(), "found": str(error)}) from error
+            raise Refusal("wrong-arguments", {"expected": self._text(), "found": str(error)[:_LONGEST_TEXT]}) from error
         return found.args, found.kwargs
 
     def placed(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -233,7 +233,7 @@ def input_schema(specs: Sequence[TensorSpec] | None, takes: Parameters) -> dict[
     if takes.by_name or takes.has_further:
         schema["properties"]["kwargs"] = {
             "type": "object",
-            "description": "Further arguments, by name. The inputs may be given by name as well, instead of in args.",
+            "description": "Further arguments, by name.",
             "properties": {name: _default(takes.by_name[name]) for name in takes.by_name},
             "additionalProperties": takes.has_further,
         }

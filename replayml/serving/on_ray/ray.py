@@ -44,7 +44,6 @@ from typing import Any
 
 import orjson
 
-from replayml.core.errors import ConfigurationError
 from replayml.serving.backend import Pack
 from replayml.serving.errors import ServingError
 from replayml.serving.on_ray.autoscaling import Autoscaling
@@ -272,9 +271,10 @@ def require_ray() -> None:
     """Refuse when Ray is not installed.
 
     Raises:
-        ConfigurationError: It names the extra.
+        ModuleNotFoundError: It names the extra.
     """
     if find_spec("ray") is None:
-        raise ConfigurationError(
-            "backend='ray' needs Ray, which is not installed. Install the extra: pip install \"replayml[ray]\""
+        raise ModuleNotFoundError(
+            "backend='ray' needs ray, which is not installed. Install the extra: pip install 'replayml[ray]'",
+            name="ray",
         )

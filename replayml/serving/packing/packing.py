@@ -47,8 +47,10 @@ def pack(thing: Any, folder: Path) -> Packed:
         return _pack_model(thing, folder)
     if isinstance(thing, nn.Module):
         raise ConfigurationError(
-            f"{type(thing).__name__} is a plain torch module, which has no recipe. Make it one of replayml: "
-            f"replayml.Layer({type(thing).__name__}, ...).build(), or a function of a module that calls it"
+            f"{type(thing).__name__} is a plain torch module, which has no recipe. Derive its class from "
+            "replayml.Module, or wrap it: "
+            f"model = replayml.Sequential(replayml.Layer({type(thing).__name__}, ...)).build(), then "
+            "model[0].load_state_dict(...) with its weights"
         )
     return {"kind": "function", "place": _name_of(thing), "title": getattr(thing, "__qualname__", "function")}
 

@@ -134,6 +134,7 @@ class Service:
             is_own = request.connection.is_own
             if not is_own:
                 self._metrics.count(scope["path"], status, seconds)
+                self._metrics.waiting(self._batcher.waiting)
             if not is_own and _access.isEnabledFor(logging.INFO):
                 client = scope.get("client")
                 line = {
@@ -232,7 +233,6 @@ class Service:
         return Reply(self._schema)
 
     async def _show_metrics(self, request: Request) -> Response:
-        self._metrics.waiting(self._batcher.waiting)
         content, kind = self._metrics.text()
         return Reply(content, kind=kind.encode())
 
@@ -287,6 +287,8 @@ class Service:
     async def _result(self, request: Request, args: Any, kwargs: Any, rows: int | None) -> Any:
         future = self._batcher.submit(args, kwargs, rows, is_alone=request.connection.is_alone)
         request.connection.waiting = future
+        if not future.done():
+            self._metrics.waiting(self._batcher.waiting)
         self._deadlines.add(future)
         try:
             return await future

@@ -160,9 +160,9 @@ class Batcher:
             self._hand_over(job)
         elif (is_alone or not self._most_rows) and not self._here:
             self._run_at_once([job])
-        elif len(self._here) >= self._room:
-            raise Refusal("busy")
         else:
+            if len(self._here) >= self._room:
+                self._run_here()  # the model is free
             self._here.append(job)
             self._rows_here += rows or 1
             if len(self._here) == 1:
@@ -170,8 +170,8 @@ class Batcher:
         return job.future
 
     def _gather(self, before: int) -> None:
-        """Run what waits for it in the event loop, once a turn of the loop has brought nothing more."""
-        if len(self._here) > before:
+        """Run what waits for it in the event loop, once a turn of the loop has brought nothing more, or enough came."""
+        if len(self._here) > before and self._rows_here < self._most_rows:
             self._loop.call_soon(self._gather, len(self._here))
         else:
             self._run_here()

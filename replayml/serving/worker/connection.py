@@ -285,7 +285,8 @@ class Connection(PlainProtocol, asyncio.BufferedProtocol):
         cycle: RequestResponseCycle = scope["cycle"]
         if cycle.more_body or cycle.disconnected:
             return None
-        self.flow.resume_reading()
+        if not self.pipeline:  # otherwise each answer would let in as much again as can be read at once
+            self.flow.resume_reading()
         body, cycle.body = cycle.body, bytearray()
         return body
 
@@ -312,10 +313,10 @@ class Connection(PlainProtocol, asyncio.BufferedProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
+            self.flow.resume_reading()
             self._rest.begin()
         if self._desk.is_retiring:
             self.give_back()

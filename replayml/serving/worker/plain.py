@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["PlainProtocol"]
 
-_FRAMING = (b"content-length", b"transfer-encoding")
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _OF_THE_BODY = ("on_body", "on_chunk_header", "on_chunk_complete")
 _INVALID = "Invalid HTTP request received."
 
@@ -51,9 +51,11 @@ class PlainProtocol(HttpToolsProtocol):
 
     def _go_on(self) -> None:
         """Read the body of a request that offered something, which begins with the bytes that come next."""
+        version = self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(_Rest(self))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING]
-        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
+        self.parser.feed_data(b"POST / HTTP/%b\r\n%b\r\n" % (version, b"".join(lines)))
 
 
 class _Rest:

@@ -9,7 +9,10 @@ Invariants:
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable
 
 from replayml.serving.limits import ServeLimits
@@ -36,7 +39,7 @@ class Taking:
     def watch(self) -> None:
         """Watch what has been written by now, until all of it is taken; nothing more is written meanwhile."""
         self.stop()
-        size = self._transport.get_write_buffer_size()
+        size = self._left()
         if size:
             self._look_later(size, self._loop.time() + self._limits.idle + size / self._limits.rate)
 
@@ -46,11 +49,20 @@ class Taking:
             self._timer.cancel()
             self._timer = None
 
+    def _left(self) -> int:
+        """Return how much has not been taken; what the system holds of it counts as long as there is more."""
+        size = self._transport.get_write_buffer_size()
+        if size:
+            held = array.array("i", [0])
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+            size += held[0]
+        return size
+
     def _look_later(self, size: int, end: float) -> None:
         self._timer = self._loop.call_at(min(self._loop.time() + self._limits.idle, end), self._look, size, end)
 
     def _look(self, before: int, end: float) -> None:
-        size = self._transport.get_write_buffer_size()
+        size = self._left()
         if size and (size >= before or self._loop.time() >= end):
             self._leave()
         elif size:

@@ -2,6 +2,8 @@
 
 Invariants:
     * A model runs in evaluation mode and without gradients.
+    * No caller gives an argument whose name starts with an underscore: with such ones a program leaves out steps of a
+      flow.
     * Where there is an example, it was run before the first request: a service that cannot answer does not start.
 """
 
@@ -31,6 +33,7 @@ from replayml.serving.worker.streaming import Items, is_stream
 __all__ = ["Target"]
 
 _GIVEN = frozenset({"args", "kwargs"})
+_LONGEST_TEXT = 200
 _STEADY = ("torch.nn.modules.", "replayml.blocks.", "replayml.layers.")
 
 
@@ -75,7 +78,7 @@ class Target:
         if spec.example:
             self._rehearse(decode(bytearray(Path(spec.example).read_bytes())))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it; a result that comes item by item is made into `replayml.serving.worker.streaming.Items`."""
         result = self._function(*args, **kwargs)
         return Items(result, has_gradients=self._has_gradients) if is_stream(result) else result
@@ -108,12 +111,14 @@ class Target:
             Refusal: When they are not what it takes.
         """
         if not isinstance(given, dict) or not given.keys() <= _GIVEN:
-            raise Refusal("wrong-arguments", {"expected": '{"args": [...], "kwargs": {...}}'})
+            raise Refusal("wrong-arguments", {"expected": '{"args": [...], "kwargs": {"name": ...}}'})
         args, kwargs = given.get("args", ()), given.get("kwargs", {})
         if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
             raise Refusal("wrong-arguments", {"expected": "a list as args, an object as kwargs"})
         if any(type(name) is not str for name in kwargs):
             raise Refusal("wrong-arguments", {"expected": "names as keys of kwargs"})
+        if private := [name for name in kwargs if name.startswith("_")]:
+            raise Refusal("wrong-arguments", {"found": f"{private[0][:_LONGEST_TEXT]}, which is for the program alone"})
         if self.specs is None:
             args, kwargs = self.takes.bound(args, kwargs)
             return tuple(args), kwargs, None
