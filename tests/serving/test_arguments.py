@@ -88,6 +88,17 @@ def test_names_for_the_program_are_not_for_callers() -> None:
         assert ask(free.url, body=b'{"kwargs": {"self": 1, "args": 2}}').json == {"result": {"self": 1, "args": 2}}
 
 
+def test_a_private_name_is_no_further_argument() -> None:
+    """It is offered neither by name nor by position."""
+
+    def forward(x: Any, _depth: int = 0, *, n: int = 1, _seed: int = 0) -> None: ...
+
+    takes = Parameters(inspect.signature(forward), 1)
+    assert (takes.by_name, takes.by_position) == ({"n": 1}, ())
+    with pytest.raises(Refusal, match="wrong-arguments"):
+        takes.placed([0, 5], {})
+
+
 def test_a_long_name_is_not_told_as_a_whole(named: ServerModule) -> None:
     """What is wrong in a request stands in the answer, but no more of it than a line."""
     body = json.dumps({"args": [ROW.tolist()], "kwargs": {"x" * 100_000: 1}}).encode()

@@ -74,6 +74,7 @@ def test_what_a_killed_worker_counted_stays() -> None:
     """The counts are those of all workers, also of one that was killed."""
     with running(ServerModule(services.echo, replicas=2)) as service:
         asked = 20
+        assert set(ask(service.url, "/schema").json["paths"]) == set(ROUTES)
         for number in range(asked):
             assert ask(service.url, body=b'{"args": [%d]}' % number).json == {"result": number}
         name = ("replayml_requests_total", (("route", "/predict"), ("status", "200")))

@@ -5,6 +5,7 @@
 
 Invariants:
     * An input that is given by its name is the same as one that is given by its position.
+    * An argument whose name starts with an underscore is none of them: it is for the program alone.
     * What the signature does not take is refused before anything runs, with what it takes.
 """
 
@@ -55,10 +56,10 @@ class Parameters:
         self.names = tuple(parameter.name for parameter in found if parameter.kind in _BY_POSITION)
         self.has_further = inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds
         behind = [] if inputs is None else [each for each in found if each.kind in _BY_POSITION][inputs:]
-        further = [each for each in behind if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        further = [each for each in behind if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and _is_public(each)]
         self.by_position = tuple(each.name for each in further) if further == behind else ()
         by_name = [each for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY and inputs is not None]
-        further += [each for each in by_name if not each.name.startswith("_")]
+        further += [each for each in by_name if _is_public(each)]
         self.by_name: Mapping[str, Any] = {each.name: each.default for each in further}
         self._inputs = inputs or 0
 
@@ -99,6 +100,10 @@ class Parameters:
             for each in self.signature.parameters.values()
         ]
         return str(inspect.Signature(shown)).replace("=Ellipsis", "=...")[:_LONGEST_TEXT]
+
+
+def _is_public(parameter: inspect.Parameter) -> bool:
+    return not parameter.name.startswith("_")
 
 
 def _is_shown(default: Any) -> bool:

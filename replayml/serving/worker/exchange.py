@@ -2,6 +2,7 @@
 
 Invariants:
     * A header that may stand in a request once is not taken from one that has it twice.
+    * What a text of JSON says is used only where it is not nested too deeply.
     * Every refusal is answered with its code, and with what HTTP tells clients to look for.
 """
 

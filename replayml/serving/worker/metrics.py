@@ -2,7 +2,8 @@
 
     count, ran ─► numbers in a file of the worker, which is mapped into its memory ─► /metrics: the sums over all files
 
-Prometheus's own instruments take locks and ask for the process at each step, which is more than to parse a request.
+Prometheus's own instruments take locks and ask for the process at each step, which takes about as long as to parse a
+small request.
 
 Invariants:
     * What was counted stands in the file at once: a worker that is killed takes none of it along.
